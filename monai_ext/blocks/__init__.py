@@ -1,0 +1,1 @@
+"""What networks are assembled from: embeddings, positions, blocks, windows and decoders."""

@@ -1,0 +1,37 @@
+"""Bring an image of any size to one that a network's strides divide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def check_image(x: torch.Tensor, in_channels: int, spatial_dims: int, network: str) -> None:
+    """Refuse an input that the network cannot mean.
+
+    Raises:
+        ValueError: for the wrong number of dimensions or channels.
+    """
+    if x.ndim != spatial_dims + 2:
+        axes = "(B, C, H, W)" if spatial_dims == 2 else "(B, C, D, H, W)"
+        raise ValueError(f"{network} with spatial_dims={spatial_dims} takes {axes}, got the shape {tuple(x.shape)}.")
+    if x.shape[1] != in_channels:
+        raise ValueError(f"{network} was built for in_channels={in_channels}, got {x.shape[1]} channels.")
+
+
+def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:
+    """Repeat the last values of each spatial axis until its length is a multiple."""
+    pads: list[int] = []
+    for size, m in zip(reversed(x.shape[2:]), reversed(tuple(multiple))):
+        pads += [0, -size % m]
+    return F.pad(x, pads, mode="replicate") if any(pads) else x
+
+
+def crop_to(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The leading part of the given spatial size."""
+    for axis, s in enumerate(size, start=2):
+        if x.shape[axis] != s:
+            x = x.narrow(axis, 0, s)
+    return x

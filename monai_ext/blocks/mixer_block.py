@@ -1,0 +1,119 @@
+"""Pre-norm transformer blocks around a mixer: over a whole grid, and over its windows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+from monai.networks.blocks import MLPBlock
+from monai.networks.layers import DropPath
+
+from monai_ext.blocks.monai_weights import accept_monai_weights
+from monai_ext.blocks.positions import RelativePositionBias
+from monai_ext.blocks.windows import WindowPlan, from_windows, plan_windows, to_windows
+from monai_ext.mixers import Mixer
+
+PLANS_KEPT = 16  # sizes whose index maps a block remembers
+
+
+class MixerBlock(nn.Module):
+    """``x + mixer(norm(x))``, then ``x + mlp(norm(x))`` (Dosovitskiy et al., ViT, 2020).
+
+    Args:
+        mixer: what exchanges information between the tokens.
+        mlp_dim: inner width of the feed-forward network.
+        dropout_rate: dropout of the mixer's output and inside the feed-forward network.
+    """
+
+    def __init__(self, mixer: Mixer, mlp_dim: int, dropout_rate: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(mixer.dim)
+        self.mixer = mixer
+        self.dropout = nn.Dropout(dropout_rate)
+        self.norm2 = nn.LayerNorm(mixer.dim)
+        self.mlp = MLPBlock(mixer.dim, mlp_dim, dropout_rate)
+        accept_monai_weights(
+            self,
+            renames=[(r"attn\.out_proj\.", "mixer.proj."), (r"attn\.", "mixer.")],
+            drops=[r"norm_cross_attn\.", r"cross_attn\."],
+        )
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        x = x + self.dropout(self.mixer(self.norm1(x), grid))
+        return x + self.mlp(self.norm2(x))
+
+
+class WindowMixerBlock(nn.Module):
+    """The block of a Swin transformer: the mixer sees windows of the grid (Liu et al., 2021).
+
+    A mixer that takes a score bias gets relative positions and, in a shifted block, windows that start half a window
+    further; any other mixer runs unshifted. Tokens of padding are zeros after the norm and take part unmasked, as in
+    MONAI.
+
+    Args:
+        mixer: what exchanges information between the tokens of a window.
+        window_size: tokens along each axis of a window; clipped to the grid.
+        shift: shift the windows (only with a mixer that takes a bias).
+        mlp_ratio: inner width of the feed-forward network over ``mixer.dim``.
+        drop_rate: dropout of the mixer's output and inside the feed-forward network.
+        drop_path: probability to skip a branch for a sample, in training (stochastic depth).
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        window_size: Sequence[int],
+        shift: bool,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.window_size = tuple(window_size)
+        self.shift = shift and mixer.takes_bias
+        self.norm1 = nn.LayerNorm(mixer.dim)
+        self.mixer = mixer
+        self.relative_position = (
+            RelativePositionBias(self.window_size, mixer.num_heads) if mixer.takes_bias else None
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(mixer.dim)
+        self.mlp = MLPBlock(mixer.dim, int(mixer.dim * mlp_ratio), drop_rate, dropout_mode="swin")
+        self._plans: OrderedDict[tuple, WindowPlan] = OrderedDict()
+        accept_monai_weights(
+            self,
+            renames=[(r"attn\.relative_position_bias_table", "relative_position.table"), (r"attn\.", "mixer.")],
+            drops=[r"attn\.relative_position_index"],
+        )
+
+    def _plan(self, grid: tuple[int, ...], device: torch.device) -> WindowPlan:
+        key = (grid, device)
+        if key not in self._plans:
+            self._plans[key] = plan_windows(grid, self.window_size, self.shift, device)
+            if len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        return self._plans[key]
+
+    def __getstate__(self):
+        # index maps are derived: they enter neither pickles nor deep copies
+        return {**self.__dict__, "_plans": OrderedDict()}
+
+    def _mix(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        plan = self._plan(grid, x.device)
+        b, _, c = x.shape
+        n = len(plan.index) // sum(count for count, _ in plan.groups)
+        windows = to_windows(x, plan).view(b, -1, n, c)
+        bias = self.relative_position(n) if self.relative_position is not None else None
+        mixed = []
+        for (count, mask), group in zip(plan.groups, windows.split([count for count, _ in plan.groups], 1)):
+            group_bias = bias + mask if bias is not None and mask is not None else bias
+            group_out = self.mixer(group.reshape(b * count, n, c), plan.window, group_bias)
+            mixed.append(group_out.view(b, count * n, c))
+        return from_windows(torch.cat(mixed, 1) if len(mixed) > 1 else mixed[0], plan)
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        x = x + self.drop_path(self.dropout(self._mix(self.norm1(x), grid)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,130 @@
+"""Windows of a grid of tokens: which token stands where, and which windows need which mask.
+
+Padding, shifting, partitioning and their inverses are one gather each way, by index maps that depend on the sizes only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+MASKED = -100.0  # the score that Swin and MONAI add between regions that are not neighbours
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a grid of N tokens falls into W windows of n tokens.
+
+    Attributes:
+        window: tokens along each axis of a window, clipped to the grid.
+        index: (W * n) for every place in a window its token, or N for padding. Windows with the same mask are
+            neighbours.
+        inverse: (N) for every token its place in ``index``.
+        padded: whether any place is padding.
+        groups: for each kind of mask the number of its windows and the mask (n, n), or None.
+    """
+
+    window: tuple[int, ...]
+    index: torch.Tensor
+    inverse: torch.Tensor
+    padded: bool
+    groups: tuple[tuple[int, torch.Tensor | None], ...]
+
+    @property
+    def trivial(self) -> bool:
+        """One window that is the whole grid: nothing to rearrange."""
+        return len(self.groups) == 1 and self.groups[0][0] == 1
+
+
+def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, device: torch.device) -> WindowPlan:
+    """Lay windows over a grid, padded at the end of each axis; shifted ones start half a window further (cyclic).
+
+    An axis not longer than the window gets one window of its own length, and no shift.
+    """
+    window = tuple(min(g, w) for g, w in zip(grid, window_size))
+    counts = tuple(math.ceil(g / w) for g, w in zip(grid, window))
+    # the shift is half of the asked window; along an axis that one window covers there is none
+    shifts = tuple(w // 2 if shift and g > w else 0 for g, w in zip(grid, window_size))
+    n, total = math.prod(window), math.prod(grid)
+
+    # per axis: (count, w) coordinates in the grid, out of range for padding
+    axes = [
+        ((torch.arange(c * w) + s) % (c * w)).view(c, w) for c, w, s in zip(counts, window, shifts)
+    ]
+    dims = len(grid)
+    places = torch.zeros((*counts, *window), dtype=torch.long)
+    outside = torch.zeros((*counts, *window), dtype=torch.bool)
+    for axis, (coordinate, size) in enumerate(zip(axes, grid)):
+        shape = [1] * (2 * dims)
+        shape[axis], shape[dims + axis] = coordinate.shape
+        places = places * size + coordinate.view(shape)
+        outside = outside | (coordinate >= size).view(shape)
+    places = places.masked_fill(outside, total).view(-1, n)
+
+    # a shifted axis cuts its last window in two regions that do not see each other
+    shifted = [axis for axis in range(dims) if shifts[axis]]
+    last = torch.zeros(counts, dtype=torch.long)
+    for bit, axis in enumerate(shifted):
+        shape = [1] * dims
+        shape[axis] = counts[axis]
+        last = last + ((torch.arange(counts[axis]) == counts[axis] - 1).long() << bit).view(shape)
+    last = last.flatten()
+    order, groups = [], []
+    for kind in range(1 << len(shifted)):
+        members = (last == kind).nonzero().flatten()
+        if len(members):
+            order.append(members)
+            cut = [axis for bit, axis in enumerate(shifted) if kind >> bit & 1]
+            groups.append((len(members), _mask(window, shifts, cut, device)))
+    index = places[torch.cat(order)].flatten()
+    inside = (index < total).nonzero().flatten()
+    inverse = torch.empty(total, dtype=torch.long)
+    inverse[index[inside]] = inside
+    return WindowPlan(window, index.to(device), inverse.to(device), bool(outside.any()), tuple(groups))
+
+
+def _mask(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], device: torch.device):
+    """The mask (n, n) of a window that is cut along the given axes; None without a cut."""
+    if not cut:
+        return None
+    region = torch.zeros(tuple(window), dtype=torch.long)
+    for axis in cut:
+        shape = [1] * len(window)
+        shape[axis] = window[axis]
+        region = region * 2 + (torch.arange(window[axis]) >= window[axis] - shifts[axis]).long().view(shape)
+    region = region.flatten()
+    return torch.where(region[:, None] == region[None, :], 0.0, MASKED).to(device)
+
+
+class _Take(torch.autograd.Function):
+    """Rows of ``x`` (B, R, C) by ``index``, where row R is zeros; ``inverse`` is the same map the other way.
+
+    Every row is taken at most once, so the gradient is a gather too: PyTorch's own scatter-add is far slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, pad: bool, pad_back: bool):
+        ctx.save_for_backward(index, inverse)
+        ctx.pads = pad, pad_back
+        if pad:
+            x = torch.cat([x, x.new_zeros(x.shape[0], 1, x.shape[2])], 1)
+        return x.index_select(1, index)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        index, inverse = ctx.saved_tensors
+        pad, pad_back = ctx.pads
+        return _Take.apply(grad, inverse, index, pad_back, pad), None, None, None, None
+
+
+def to_windows(x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+    """Tokens (B, N, C) to windows (B, W * n, C), zeros where there is padding."""
+    return x if plan.trivial else _Take.apply(x, plan.index, plan.inverse, plan.padded, False)
+
+
+def from_windows(x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
+    """Windows (B, W * n, C) back to tokens (B, N, C); what stands on padding is dropped."""
+    return x if plan.trivial else _Take.apply(x, plan.inverse, plan.index, False, plan.padded)
