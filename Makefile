@@ -1,0 +1,80 @@
+# make help lists the targets. Everything is installed into $(VENV) and runs with its Python.
+#
+#   make test PYTHON=python3.12                                     another Python (3.10 or newer) for a new environment
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   PyTorch without CUDA
+#   make test PYTEST_ARGS="tests/mixers -k seqnorm"                 some of the tests
+
+PYTHON      ?= python3
+VENV        ?= .venv
+PIP_ARGS    ?=
+PYTEST_ARGS ?=
+WORKERS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+# Nothing from outside the environment: neither PYTHONPATH nor packages of the user.
+export PYTHONPATH :=
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PY    := $(VENV)/bin/python
+DEMO  := demo_output
+INPUT := $(DEMO)/data/Task04_Hippocampus
+NAME  := hippocampus_mri_segmentation
+CONF  := bundles/$(NAME)/configs
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv install demo test lint format clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+venv: $(VENV)/.python  ## the empty virtual environment
+
+install: $(VENV)/.installed-dev  ## the environment with this package (editable) and all that the tests need
+
+demo: $(VENV)/.installed  ## phantom data, training, evaluation, a picture: from nothing to a result in demo_output/
+	rm -rf $(DEMO)
+	mkdir -p $(DEMO)
+	$(PY) -m monai_ext data phantom task04_hippocampus --root $(DEMO)/data --cases 24
+	$(PY) -m monai.bundle run training --bundle_root bundles/$(NAME) --dataset_dir $(INPUT) --output_dir $(DEMO) \
+	    --config_file "['$(CONF)/train.json','$(CONF)/demo.json']"
+	$(PY) -m monai.bundle run evaluating --bundle_root bundles/$(NAME) --dataset_dir $(INPUT) --output_dir $(DEMO) \
+	    --config_file "['$(CONF)/train.json','$(CONF)/demo.json','$(CONF)/evaluate.json']"
+	$(PY) -m monai.bundle run --bundle_root bundles/$(NAME) --dataset_dir $(INPUT)/imagesTs --output_dir $(DEMO)/predictions \
+	    --config_file "['$(CONF)/inference.json']"
+
+test: $(VENV)/.installed-dev lint  ## ruff and the tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.installed-dev  ## let ruff repair and format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove the environment, the demo's output and what builds and tests leave behind
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find monai_ext tests bundles -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an environment is made, and the package installed, once; again when a file named here changes.
+SETTINGS := setup.cfg pyproject.toml constraints.txt
+
+$(VENV)/.installed: $(VENV)/.python $(SETTINGS)
+	$(PY) -m pip install $(PIP_ARGS) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.python $(SETTINGS)
+	$(PY) -m pip install $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "monai-ext needs Python 3.10 or newer, and there is no $(PYTHON): install it, or name another with make PYTHON=/path/to/python3." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "monai-ext needs Python 3.10 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1): name another with make PYTHON=python3.12." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv), or name another Python with make PYTHON=/path/to/python3." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
