@@ -1,0 +1,15 @@
+"""Entry point of `python -m monai_ext`."""
+
+from __future__ import annotations
+
+import sys
+
+from monai_ext.cli import main
+
+# group -> the module that holds its COMMANDS
+GROUPS = {
+    "data": "monai_ext.data.commands",
+}
+
+if __name__ == "__main__":
+    sys.exit(main(GROUPS, sys.argv[1:]))

@@ -1,0 +1,233 @@
+"""Opens every file of a data set and reports what is missing, unreadable, misaligned or out of range."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from monai_ext.data.datalists import CaseFiles, case_counts, dataset_folder, find_cases, is_phantom
+from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+
+# The largest shift, in voxels, between the corners of an image and of its label. In the real Task04_Hippocampus all
+# pairs agree exactly; rounding an affine to float32 shifts corners by about 1e-4, and 1e-2 is still invisible.
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with one case; a warning does not fail the check."""
+
+    case: str
+    kind: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_dataset` found; `counts` as from `case_counts`."""
+
+    name: str
+    folder: str
+    phantom: bool
+    counts: dict[str, int]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not any(not finding.warning for finding in self.findings)
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self) | {"ok": self.ok}, indent=2) + "\n"
+
+    def table(self) -> str:
+        """The findings, one a line, then how many of each kind, then the cases counted."""
+        lines = []
+        if self.findings:
+            wide = max(len(finding.case) for finding in self.findings)
+            kinds = max(len(finding.kind) for finding in self.findings)
+            for finding in self.findings:
+                level = "warning" if finding.warning else "problem"
+                lines.append(f"{level}  {finding.case:{wide}}  {finding.kind:{kinds}}  {finding.message}")
+            lines.append("")
+            for (kind, warning), number in sorted(Counter((f.kind, f.warning) for f in self.findings).items()):
+                lines.append(f"{number:5d}  {kind}{' (warning)' if warning else ''}")
+            lines.append("")
+        counts = self.counts
+        lines.append(f"{self.folder}{' (a phantom: made-up data)' if self.phantom else ''}")
+        lines.append(
+            f"{counts['present']} of {counts['official']} official cases present, {counts['absent']} absent; "
+            + ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+        )
+        problems = sum(not finding.warning for finding in self.findings)
+        warnings = len(self.findings) - problems
+        lines.append(f"problems: {problems}, warnings: {warnings}")
+        return "\n".join(lines)
+
+
+class UnreadableError(ValueError):
+    """Why a file cannot be read, as a phrase."""
+
+
+def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> Report:
+    """Reads every voxel of every case below `root`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no case in it; everything else is in the report.
+    """
+    manifest = load_manifest(name)
+    folder = dataset_folder(manifest, root)
+    cases = find_cases(manifest, folder)
+    if not cases:
+        raise FileNotFoundError(f"{folder} holds no case of {manifest.name} ({manifest.content['pairs']['images']}).")
+    report = Report(manifest.name, str(folder), is_phantom(folder), case_counts(name, folder))
+    report.findings.extend(_listed_but_absent(manifest, folder, {files.case for files in cases}))
+    report.findings.extend(_foreign(manifest, folder))
+    for files in tqdm(cases, desc=f"checking {folder.name}", unit="case", disable=not progress):
+        report.findings.extend(check_case(manifest, files))
+    return report
+
+
+def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> list[Finding]:
+    """Cases that the folder's own dataset.json lists, of which neither file is there."""
+    try:
+        listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["training"]
+        cases = {case for entry in listed if (case := manifest.case_of(Path(entry["image"]))) is not None}
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Finding("dataset.json", "unreadable", f"not a data set's description: {type(error).__name__} {error}")]
+    return [
+        Finding(case, "missing", "listed in dataset.json, but image and label are missing")
+        for case in sorted(cases - present)
+    ]
+
+
+def _foreign(manifest: Manifest, folder: Path) -> list[Finding]:
+    """Files among the images and labels that belong to no case, macOS debris aside: a misspelt case goes unused."""
+    pairs = manifest.content["pairs"]
+    paths = sorted(path for kind in ("images", "labels") for path in folder.glob(pairs[kind]))
+    return [
+        Finding(path.name, "foreign", f"{path.relative_to(folder)} is not named like a case ({pairs['case']})", True)
+        for path in paths
+        if manifest.case_of(path) is None and not path.name.startswith("._")
+    ]
+
+
+def check_case(manifest: Manifest, files: CaseFiles) -> list[Finding]:
+    """Everything wrong with one case's image, its label, and the two together."""
+    findings: list[Finding] = []
+
+    def found(kind: str, message: str, warning: bool = False) -> None:
+        findings.append(Finding(files.case, kind, message, warning))
+
+    volumes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for kind, path in (("image", files.image), ("label", files.label)):
+        if path is None:
+            found("missing", f"the {kind} is missing")
+            continue
+        try:
+            voxels, affine = read_volume(path)
+        except UnreadableError as error:
+            found("unreadable", f"{kind} {path.name}: {error}")
+            continue
+        if voxels.ndim != manifest.content["spatial_dims"] or 0 in voxels.shape:
+            shape = " x ".join(map(str, voxels.shape))
+            found("dimensions", f"{kind} is {shape}: expected {manifest.content['spatial_dims']} dimensions")
+            continue
+        volumes[kind] = voxels, affine
+        if kind == "image":
+            _check_image(voxels, found)
+        else:
+            _check_label(voxels, manifest, found)
+    if len(volumes) == 2:
+        _check_grids(*volumes["image"], *volumes["label"], found)
+    return findings
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (scaled as the header says) and affine of a NIfTI file, every byte of it read.
+
+    nibabel alone stops at the last voxel: the gzip checksum behind it would go unread.
+    """
+    try:
+        raw = path.read_bytes()
+        if path.name.endswith(".gz"):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error
+    if not raw:
+        raise UnreadableError("the file is empty")
+    try:
+        kind = nib.Nifti2Image if raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
+        header = kind.header_class.from_fileobj(io.BytesIO(raw))
+        need = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * int(header["bitpix"]) // 8
+    except Exception as error:
+        raise UnreadableError(f"not NIfTI ({error})") from error
+    if len(raw) < need:
+        raise UnreadableError(f"truncated: {len(raw)} of {need} bytes")
+    try:
+        image = kind.from_bytes(raw)
+        voxels, affine = np.asanyarray(image.dataobj), np.asarray(image.affine)
+    except Exception as error:
+        raise UnreadableError(str(error)) from error
+    if voxels.dtype.kind not in "iuf":
+        raise UnreadableError(f"its voxels are {voxels.dtype}, not numbers")
+    return voxels, affine
+
+
+def _check_image(voxels: np.ndarray, found: Any) -> None:
+    broken = voxels.size - np.count_nonzero(np.isfinite(voxels))
+    if broken:
+        found("not finite", f"{broken} of {voxels.size} voxels of the image are NaN or infinite")
+    elif voxels.min() == voxels.max():
+        found("constant", f"every voxel of the image is {voxels.flat[0]:g}")
+
+
+def _check_label(voxels: np.ndarray, manifest: Manifest, found: Any) -> None:
+    values = np.unique(voxels)
+    whole = values[np.isfinite(values) & (values == np.round(values))]
+    if len(whole) < len(values):
+        odd = [f"{value:g}" for value in values if value not in whole]
+        found("not an integer", f"the label holds {_some(odd)}")
+    strange = [f"{value:g}" for value in whole if value not in manifest.labels]
+    if strange:
+        found("label range", f"the label holds {_some(strange)}: the classes are {_some(map(str, manifest.labels))}")
+    if len(values) == 1 and values[0] == 0:
+        found("empty label", "only background", warning=True)
+
+
+def _check_grids(
+    image: np.ndarray, image_affine: np.ndarray, label: np.ndarray, label_affine: np.ndarray, found: Any
+) -> None:
+    if image.shape != label.shape:
+        shapes = (" x ".join(map(str, array.shape)) for array in (image, label))
+        found("grids differ", "image {} voxels, label {} voxels".format(*shapes))
+        return
+    for kind, affine in (("image", image_affine), ("label", label_affine)):
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+            found("affine", f"the {kind}'s affine cannot be inverted")
+            return
+    # corners in world coordinates, and the label's corners in voxels of the image
+    corners = np.array(list(np.ndindex(*(2,) * image.ndim)) * np.array([n - 1 for n in image.shape]), dtype=float)
+    corners = np.pad(corners, ((0, 0), (0, 3 - image.ndim)))
+    shift = np.linalg.solve(image_affine, label_affine) - np.eye(4)
+    distance = np.abs(np.pad(corners, ((0, 0), (0, 1)), constant_values=1) @ shift.T).max()
+    if distance > TOLERANCE:
+        found("grids differ", f"image and label are up to {distance:.3g} voxels apart (affines differ)")
+
+
+def _some(items: Any, most: int = 5) -> str:
+    items = list(items)
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,133 @@
+"""Data lists from a manifest and a folder.
+
+Not named `datalist.py`: configs name the function `monai_ext.data.datalist`, and a module of that name would hide it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+
+logger = logging.getLogger(__name__)
+
+PHANTOM_MARK = "Phantom: made-up data drawn by monai_ext"
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """A case's files; either is None where it is missing."""
+
+    case: str
+    image: Path | None
+    label: Path | None
+
+
+def fetch_command(manifest: Manifest, root: Path) -> str:
+    return f"python -m monai_ext data fetch {manifest.name} --root {shlex.quote(str(parent_of(manifest, root)))}"
+
+
+def phantom_command(manifest: Manifest, root: Path) -> str:
+    return f"python -m monai_ext data phantom {manifest.name} --root {shlex.quote(str(parent_of(manifest, root)))}"
+
+
+def parent_of(manifest: Manifest, root: Path) -> Path:
+    """The folder that contains the data set's folder, whichever of the two `root` is."""
+    return root.parent if root.name == manifest.folder and not (root / manifest.folder).is_dir() else root
+
+
+def dataset_folder(manifest: Manifest, root: str | Path) -> Path:
+    """The data set's folder; `root` contains it, or is it (under any name).
+
+    Raises:
+        FileNotFoundError: neither; the message names the commands that fetch or draw the data set.
+    """
+    root = Path(root).expanduser()
+    images = Path(manifest.content["pairs"]["images"]).parts[0]
+    for folder in (root / manifest.folder, root):
+        if (folder / images).is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"{manifest.content['title']} is not in {root} (no {manifest.folder}/{images}): "
+        f"fetch it with `{fetch_command(manifest, root)}`, "
+        f"or draw made-up data in the same layout with `{phantom_command(manifest, root)}`."
+    )
+
+
+def is_phantom(folder: Path) -> bool:
+    """Whether a folder holds a data set that `phantom` drew, by its dataset.json."""
+    try:
+        return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["reference"].startswith(PHANTOM_MARK)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
+    """Every case with an image or a label, sorted by case; foreign files are passed over."""
+    pairs = manifest.content["pairs"]
+    images, labels = (
+        {case: path for path in folder.glob(pairs[kind]) if (case := manifest.case_of(path)) is not None}
+        for kind in ("images", "labels")
+    )
+    return [CaseFiles(case, images.get(case), labels.get(case)) for case in sorted(images.keys() | labels.keys())]
+
+
+def case_counts(name: str | Path, root: str | Path) -> dict[str, int]:
+    """Numbers of cases: `official`, `present` (image and label), `absent`, and present ones by split."""
+    manifest = load_manifest(name)
+    return _counts(manifest, find_cases(manifest, dataset_folder(manifest, root)))
+
+
+def _counts(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
+    whole = [files.case for files in cases if files.image and files.label]
+    by_split = Counter(manifest.split_of(case) for case in whole)
+    counts = {"official": manifest.cases, "present": len(whole), "absent": max(0, manifest.cases - len(whole))}
+    return counts | {split: by_split[split] for split in SPLITS}
+
+
+def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, str]]:
+    """`{"image", "label", "case"}` of every present case of a split (or of "all"), sorted by case.
+
+    Cases that the official data set has and `root` has not are counted in a warning.
+
+    Raises:
+        ValueError: unknown data set or split; a split without any present case.
+        FileNotFoundError: no such folder; an image without its label.
+    """
+    manifest = load_manifest(name)
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"Unknown split {split!r}: known are {', '.join(SPLITS)} and all.")
+    folder = dataset_folder(manifest, root)
+    cases = find_cases(manifest, folder)
+    unlabelled = [files.image.name for files in cases if files.image and not files.label]
+    if unlabelled:
+        shown = ", ".join(unlabelled[:3]) + (f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else "")
+        raise FileNotFoundError(
+            f"No label for {shown} in {folder}: expected under the same name in {manifest.content['pairs']['labels']}; "
+            f"see `python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
+        )
+    counts = _counts(manifest, cases)
+    if is_phantom(folder):
+        logger.warning("%s holds made-up data: a phantom of %d cases.", folder, counts["present"])
+    elif counts["absent"]:
+        logger.warning(
+            "%s: %d of the %d official cases of %s are absent; %d are present (%s).",
+            *(folder, counts["absent"], counts["official"], manifest.name, counts["present"]),
+            ", ".join(f"{part} {counts[part]}" for part in SPLITS),
+        )
+    entries = [
+        {"image": str(files.image), "label": str(files.label), "case": files.case}
+        for files in cases
+        if files.image and files.label and split in ("all", manifest.split_of(files.case))
+    ]
+    if not entries:
+        raise ValueError(
+            f"No case of the split {split!r} of {manifest.name} in {folder} ({counts['present']} cases are present): "
+            f"add cases, for example with `{fetch_command(manifest, Path(root))}`."
+        )
+    return entries

@@ -1,0 +1,147 @@
+"""Data manifests: what a data set is, where it comes from, how its files pair up, how it is split."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python >= 3.11
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to download; `bytes` is None where the size is not known, `hashes` maps hash_type to hex digest."""
+
+    name: str
+    url: str
+    bytes: int | None
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A validated manifest; `content` is the JSON itself, the rest is what the code reads often."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.content["name"]
+
+    @property
+    def folder(self) -> str:
+        return self.content["folder"]
+
+    @property
+    def cases(self) -> int:
+        """Official number of labelled cases."""
+        return self.content["cases"]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return tuple(sorted(entry["label"] for entry in self.content["classes"]))
+
+    @property
+    def archives(self) -> tuple[Archive, ...]:
+        """Empty where the data are handed out by request only."""
+        return tuple(
+            Archive(
+                entry["name"],
+                entry["url"],
+                entry.get("bytes"),
+                {item["hash_type"]: item["hash"] for item in entry.get("hashes", [])},
+            )
+            for entry in self.content["files"]
+        )
+
+    def split_of(self, case: str) -> str:
+        """Train, validation or test: a seeded hash of the case's name, whichever other cases are present."""
+        rule = self.content["split"]
+        digest = hashlib.sha256(f"{rule['seed']}/{case}".encode()).hexdigest()
+        u = int(digest[:8], 16) / 2**32
+        fractions = rule["fractions"]
+        if u < fractions["train"]:
+            return "train"
+        return "validation" if u < round(fractions["train"] + fractions["validation"], 12) else "test"
+
+    def case_of(self, path: Path) -> str | None:
+        """The case that a file belongs to; None for a foreign file, such as the `._*` files of macOS archives."""
+        match = re.fullmatch(self.content["pairs"]["case"], path.name)
+        return match.group(1) if match else None
+
+
+def manifest_folder() -> Traversable:
+    """`monai_ext.data_manifests` of an installed wheel, else `data_manifests/` at the top of a checkout."""
+    try:
+        return importlib.resources.files("monai_ext.data_manifests")
+    except ModuleNotFoundError:
+        folder = Path(__file__).parents[2] / "data_manifests"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The data manifests are missing: no package monai_ext.data_manifests and no {folder}.")
+    return folder
+
+
+def list_manifests() -> list[str]:
+    """Names of the manifests that come with this package."""
+    files = (entry.name for entry in manifest_folder().iterdir())
+    return sorted(name[: -len(".json")] for name in files if name.endswith(".json") and name != "schema.json")
+
+
+def load_manifest(name_or_path: str | Path) -> Manifest:
+    """Reads and validates a manifest, by name or by the path of a JSON file of your own.
+
+    Raises:
+        ValueError: unknown name, broken JSON, or JSON that departs from schema.json (the field is named).
+        FileNotFoundError: a path to a JSON file that does not exist.
+    """
+    folder = manifest_folder()
+    if str(name_or_path).endswith(".json"):
+        source: Traversable = Path(name_or_path).expanduser()
+        if not source.is_file():
+            raise FileNotFoundError(f"There is no manifest file {source}.")
+    elif str(name_or_path) in list_manifests():
+        source = folder / f"{name_or_path}.json"
+    else:
+        raise ValueError(
+            f"Unknown data set {str(name_or_path)!r}: known are {', '.join(list_manifests())}, "
+            "or the path of a manifest that ends in .json."
+        )
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The manifest {source} is not JSON: {error}.") from error
+    schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    if problem is not None:
+        raise ValueError(f"The manifest {source} is wrong at {problem.json_path}: {problem.message}.")
+    _check_meaning(content, source)
+    return Manifest(content)
+
+
+def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
+    """What JSON Schema cannot say."""
+    if source.name != f"{content['name']}.json":
+        raise ValueError(f"The manifest {source} is wrong at $.name: {content['name']!r} is not its file's name.")
+    total = sum(content["split"]["fractions"].values())
+    if abs(total - 1) > 1e-9:
+        raise ValueError(f"The manifest {source} is wrong at $.split.fractions: they add up to {total:g}, not to 1.")
+    labels = [entry["label"] for entry in content["classes"]]
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"The manifest {source} is wrong at $.classes: a label stands twice in {labels}.")
+    try:
+        groups = re.compile(content["pairs"]["case"]).groups
+    except re.error as error:
+        raise ValueError(f"The manifest {source} is wrong at $.pairs.case: {error}.") from error
+    if groups != 1:
+        raise ValueError(f"The manifest {source} is wrong at $.pairs.case: it needs one group, not {groups}.")

@@ -1,0 +1,210 @@
+"""Readers for MONAI's loaders: NIfTI with its checksum verified, and DICOM series through SimpleITK.
+
+Affines are in millimetres, RAS+, as those of MONAI's own readers.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from monai.config import PathLike
+from monai.data import ImageReader, NibabelReader
+from monai.data.utils import correct_nifti_header_if_necessary, orientation_ras_lps
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+__all__ = ["DicomSeriesReader", "NiftiReader", "is_dicom", "is_nifti"]
+
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+def is_nifti(path: PathLike) -> bool:
+    """Whether the name is that of a NIfTI file; the file is not opened."""
+    return f"{path}".lower().endswith(_NIFTI_SUFFIXES)
+
+
+def is_dicom(path: PathLike) -> bool:
+    """Whether the path is a folder (taken for a series), or a file with DICOM's name or preamble."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in _DICOM_SUFFIXES:
+        return True
+    if is_nifti(path) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(128)
+        return file.read(4) == b"DICM"
+
+
+class NiftiReader(NibabelReader):
+    """MONAI's nibabel reader, which also notices a damaged ``.nii.gz``.
+
+    nibabel stops reading when it has the bytes it wants, before gzip's checksum; here the whole stream is read
+    once, so that a flipped bit is an error and not a wrong voxel.
+    """
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        self.filenames = ensure_tuple(data)
+        images = [self._read_one(name, {**self.kwargs, **kwargs}) for name in self.filenames]
+        return images if len(images) > 1 else images[0]
+
+    @staticmethod
+    def _read_one(name: PathLike, kwargs: dict[str, Any]) -> Any:
+        if f"{name}".lower().endswith(".gz"):
+            with gzip.open(name, "rb") as file:
+                content = file.read()
+            sizes = {order: int.from_bytes(content[:4], order) for order in ("little", "big")}
+            kind = nib.Nifti2Image if 540 in sizes.values() else nib.Nifti1Image
+            return correct_nifti_header_if_necessary(kind.from_bytes(content))
+        return correct_nifti_header_if_necessary(nib.load(name, **kwargs))
+
+
+class DicomSeriesReader(ImageReader):
+    """One DICOM series as one volume, read by SimpleITK.
+
+    Args:
+        series_id: the SeriesInstanceUID to read, for folders that hold several series.
+        tolerance: how far the distances between slices may differ from their usual value, as a part of it.
+
+    Raises:
+        FileNotFoundError: no DICOM file in the folder.
+        ValueError: several series, missing or doubled slices, slices of different size or direction.
+    """
+
+    def __init__(self, series_id: str | None = None, tolerance: float = 0.02) -> None:
+        super().__init__()
+        self.series_id = series_id
+        self.tolerance = tolerance
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return all(is_dicom(name) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        """Read one or several volumes; each path is the folder of a series, or one file of it."""
+        volumes = [self._read_series(Path(name)) for name in ensure_tuple(data)]
+        return volumes if len(volumes) > 1 else volumes[0]
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        arrays, first = [], {}
+        for image in img if isinstance(img, list) else [img]:
+            channels = image.GetNumberOfComponentsPerPixel()
+            array = sitk.GetArrayFromImage(image)  # [D, H, W] or [D, H, W, C]
+            array = array.T if channels == 1 else np.moveaxis(array.T, 0, -1)  # [W, H, D(, C)]
+            affine = _affine_ras(image)
+            meta = {
+                MetaKeys.AFFINE: affine,
+                MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+                MetaKeys.SPATIAL_SHAPE: np.asarray(image.GetSize()),
+                MetaKeys.SPACE: SpaceKeys.RAS,
+                MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if channels == 1 else -1,
+                "spacing": np.asarray(image.GetSpacing()),
+            }
+            if first and not (array.shape == arrays[0].shape and np.allclose(affine, first[MetaKeys.AFFINE])):
+                raise ValueError("the series to be stacked as channels have different grids; register them first.")
+            first = first or meta
+            arrays.append(array)
+        if len(arrays) == 1:
+            return arrays[0], first
+        return np.stack(arrays), {**first, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+
+    def _read_series(self, path: Path) -> sitk.Image:
+        files = self._series_files(path)
+        if len(files) == 1:  # a single slice, or a file with many frames
+            return sitk.ReadImage(files[0])
+        order = _check_slices(files, path, self.tolerance)
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames([files[index] for index in order])
+        return reader.Execute()
+
+    def _series_files(self, path: Path) -> Sequence[str]:
+        folder = path if path.is_dir() else path.parent
+        wanted = self.series_id if path.is_dir() else _series_of(path)
+        series = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(f"{folder}", uid) for uid in _series_ids(folder)}
+        if not path.is_dir() and wanted not in series:
+            return [f"{path}"]
+        if not series:
+            raise FileNotFoundError(f"no DICOM file in the folder {folder}; give the folder that holds the slices.")
+        listing = "; ".join(f"{uid} ({len(files)} slices)" for uid, files in series.items())
+        if wanted is not None and wanted not in series:
+            raise ValueError(f"no series {wanted!r} in {folder}; it holds: {listing}.")
+        if wanted is None and len(series) > 1:
+            raise ValueError(
+                f"{folder} holds {len(series)} DICOM series, say which one by series_id "
+                f"or by the path of one of its files: {listing}."
+            )
+        return series[wanted if wanted is not None else next(iter(series))]
+
+
+def _series_ids(folder: Path) -> Sequence[str]:
+    quiet = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it warns of every folder without DICOM
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(f"{folder}")
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(quiet)
+
+
+def _header(path: PathLike) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(f"{path}")
+    reader.ReadImageInformation()
+    return reader
+
+
+def _series_of(path: Path) -> str | None:
+    header = _header(path)
+    return header.GetMetaData("0020|000e").strip(" \0") if header.HasMetaDataKey("0020|000e") else None
+
+
+def _check_slices(files: Sequence[str], path: Path, tolerance: float) -> list[int]:
+    """The order of the slices along their normal; a ValueError for slices that make no regular volume."""
+    headers = [_header(name) for name in files]
+    size, spacing, direction = headers[0].GetSize()[:2], headers[0].GetSpacing()[:2], headers[0].GetDirection()
+    for name, header in zip(files, headers):
+        same = np.allclose(header.GetSpacing()[:2], spacing, rtol=1e-3) and np.allclose(
+            header.GetDirection(), direction, atol=1e-3
+        )
+        if header.GetSize()[:2] != size or not same:
+            raise ValueError(
+                f"the DICOM series in {path} mixes slices of different size, pixel spacing or direction "
+                f"({Path(files[0]).name}: {size}, {Path(name).name}: {header.GetSize()[:2]}); export them apart."
+            )
+    normal = np.asarray(direction).reshape(3, 3)[:, 2]
+    origins = np.asarray([header.GetOrigin() for header in headers])  # mm, LPS
+    places = origins @ normal
+    order = np.argsort(places, kind="stable")
+    gaps = np.diff(places[order])
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: missing slices make gaps larger
+    if np.any(gaps < 1e-3):
+        at = int(np.argmin(gaps))
+        names = ", ".join(Path(files[order[index]]).name for index in (at, at + 1))
+        raise ValueError(
+            f"the DICOM series in {path} has two slices at one position ({names}); "
+            "it holds several acquisitions or copies: export one of them."
+        )
+    off = np.abs(gaps - usual) > max(tolerance * usual, 1e-3)
+    if off.any():
+        at = int(np.argmax(off))
+        names = " and ".join(Path(files[order[index]]).name for index in (at, at + 1))
+        raise ValueError(
+            f"the DICOM series in {path} misses slices or is unevenly spaced: {int(off.sum())} of {len(gaps)} "
+            f"distances differ from the usual {usual:.3f} mm, the first is {gaps[at]:.3f} mm between {names}; "
+            "export the whole series again."
+        )
+    shift = origins[order[-1]] - origins[order[0]]
+    if np.linalg.norm(shift - (shift @ normal) * normal) > 0.5 * min(spacing):
+        raise ValueError(f"the DICOM series in {path} has a tilted gantry; resample it to upright slices first.")
+    return order.tolist()
+
+
+def _affine_ras(image: sitk.Image) -> np.ndarray:
+    rank = image.GetDimension()
+    affine = np.eye(rank + 1)
+    affine[:rank, :rank] = np.asarray(image.GetDirection()).reshape(rank, rank) @ np.diag(image.GetSpacing())
+    affine[:rank, -1] = image.GetOrigin()
+    return orientation_ras_lps(affine)
