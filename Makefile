@@ -17,7 +17,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY    := $(VENV)/bin/python
 DEMO  := demo_output
-INPUT := $(DEMO)/data/Task04_Hippocampus
 NAME  := hippocampus_mri_segmentation
 CONF  := bundles/$(NAME)/configs
 
@@ -32,16 +31,15 @@ venv: $(VENV)/.python  ## the empty virtual environment
 
 install: $(VENV)/.installed-dev  ## the environment with this package (editable) and all that the tests need
 
-demo: $(VENV)/.installed  ## phantom data, training, evaluation, a picture: from nothing to a result in demo_output/
+demo: $(VENV)/.installed  ## phantom data, training, inference, evaluation, pictures: from nothing to a result in demo_output/
 	rm -rf $(DEMO)
-	mkdir -p $(DEMO)
-	$(PY) -m monai_ext data phantom task04_hippocampus --root $(DEMO)/data --cases 24
-	$(PY) -m monai.bundle run training --bundle_root bundles/$(NAME) --dataset_dir $(INPUT) --output_dir $(DEMO) \
+	$(PY) -m monai_ext data phantom task04_hippocampus --root $(DEMO)/data --cases 40
+	$(PY) -m monai.bundle run training --dataset_dir $(DEMO)/data \
 	    --config_file "['$(CONF)/train.json','$(CONF)/demo.json']"
-	$(PY) -m monai.bundle run evaluating --bundle_root bundles/$(NAME) --dataset_dir $(INPUT) --output_dir $(DEMO) \
-	    --config_file "['$(CONF)/train.json','$(CONF)/demo.json','$(CONF)/evaluate.json']"
-	$(PY) -m monai.bundle run --bundle_root bundles/$(NAME) --dataset_dir $(INPUT)/imagesTs --output_dir $(DEMO)/predictions \
-	    --config_file "['$(CONF)/inference.json']"
+	$(PY) -m monai.bundle run inference --dataset_dir $(SCAN) --output_dir $(DEMO)/inference \
+	    --config_file $(CONF)/inference.json --model_path $(DEMO)/model.pt --network_def#feature_size 16
+	$(PY) -m monai.bundle run evaluating --dataset_dir $(DEMO)/data --output_dir $(DEMO) \
+	    --config_file "['$(CONF)/train.json','$(CONF)/evaluate.json','$(CONF)/demo.json']"
 
 test: $(VENV)/.installed-dev lint  ## ruff and the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)

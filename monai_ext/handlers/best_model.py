@@ -1,0 +1,65 @@
+"""The best weights so far, as a plain state dict that is always whole."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from monai.utils import is_scalar
+from torch import nn
+
+from monai_ext.handlers.checkpoints import bare_network, save_checkpoint
+from monai_ext.handlers.files import remove_leftovers
+
+__all__ = ["BestModelSaver"]
+
+_logger = logging.getLogger(__name__)
+
+
+class BestModelSaver:
+    """Write the network's state dict when the evaluator's key metric is the best so far.
+
+    MONAI's evaluator knows its best metric (``state.best_metric``, ``state.best_metric_epoch``), and
+    ``TrainingStateHandler`` keeps it over a restart; this handler, in the evaluator's list, acts on it. MONAI's
+    ``CheckpointSaver`` keeps a list of its own, which a restart forgets, and does not write atomically. A metric
+    that is no number (no case had a reference) is never the best.
+
+    Args:
+        path: file of the weights, ``models/model.pt`` or so: tensors on the CPU.
+        network: the validated network; its averaged copy if ``ema`` is given.
+        ema: the handler that averages the weights.
+    """
+
+    def __init__(self, path: str | os.PathLike, network: nn.Module, ema: EMAHandler | None = None) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.ema = ema
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._tidy)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _tidy(self, _engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            remove_leftovers(self.path)
+
+    def __call__(self, engine: Engine) -> None:
+        state = engine.state
+        if getattr(state, "key_metric_name", None) is None:
+            raise ValueError("the evaluator has no key metric, so there is no best model; give it a key_metric.")
+        if state.best_metric_epoch != state.epoch:
+            return
+        if not is_scalar(state.best_metric) or not math.isfinite(state.best_metric):
+            # Nothing compares well with NaN: without this, it would stay the best for ever.
+            state.best_metric, state.best_metric_epoch = -1, -1
+            _logger.warning("%s of epoch %d is no number; no weights saved.", state.key_metric_name, state.epoch)
+            return
+        if idist.get_rank() == 0:
+            network = self.ema.ema_model if self.ema is not None else self.network
+            save_checkpoint(bare_network(network).state_dict(), self.path)
+        _logger.info("best %s so far, %.4f: saved %s.", state.key_metric_name, state.best_metric, self.path)
