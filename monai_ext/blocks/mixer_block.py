@@ -75,9 +75,7 @@ class WindowMixerBlock(nn.Module):
         self.shift = shift and mixer.takes_bias
         self.norm1 = nn.LayerNorm(mixer.dim)
         self.mixer = mixer
-        self.relative_position = (
-            RelativePositionBias(self.window_size, mixer.num_heads) if mixer.takes_bias else None
-        )
+        self.relative_position = RelativePositionBias(self.window_size, mixer.num_heads) if mixer.takes_bias else None
         self.dropout = nn.Dropout(drop_rate)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(mixer.dim)
@@ -90,12 +88,17 @@ class WindowMixerBlock(nn.Module):
         )
 
     def _plan(self, grid: tuple[int, ...], device: torch.device) -> WindowPlan:
+        grid = tuple(int(size) for size in grid)  # a trace has tensors for sizes
         key = (grid, device)
-        if key not in self._plans:
-            self._plans[key] = plan_windows(grid, self.window_size, self.shift, device)
+        plan = self._plans.get(key)
+        if plan is None and torch.compiler.is_compiling():
+            return plan_windows(grid, self.window_size, self.shift, device)  # its tensors exist in the graph only
+        if plan is None:
+            with torch.inference_mode(False):  # tensors that a later training step may use
+                plan = self._plans[key] = plan_windows(grid, self.window_size, self.shift, device)
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
-        return self._plans[key]
+        return plan
 
     def __getstate__(self):
         # index maps are derived: they enter neither pickles nor deep copies

@@ -33,6 +33,16 @@ class _Patches(nn.Module):
         return x.reshape(b, -1, math.prod(self.patch_size) * c)
 
 
+def _no_positions(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+    """MONAI's ``"none"`` has positions that start at zero, and trains them. Zeros can be left out, others not."""
+    positions = state_dict.pop(prefix + "position_embeddings", None)
+    if positions is not None and positions.any():
+        error_msgs.append(
+            f"{prefix}position_embeddings are not zero, but this network has pos_embed_type='none': "
+            "build it with pos_embed_type='learnable', which gives the same outputs."
+        )
+
+
 class TokenEmbedding(nn.Module):
     """Patch embedding of a ViT (Dosovitskiy et al., 2020), for images of any size.
 
@@ -88,6 +98,7 @@ class TokenEmbedding(nn.Module):
             self.position_embeddings = build_fourier_position_embedding(self.grid, hidden_size, dims)
         else:
             self.position_embeddings = None
+            self.register_load_state_dict_pre_hook(_no_positions)
         self.dropout = nn.Dropout(dropout_rate)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:

@@ -12,7 +12,10 @@ BEFORE_1_5 = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), 
 
 
 class PatchMergingBefore15(PatchMergingV2):
-    """What MONAI's ``PatchMerging`` computed before release 1.5, for checkpoints trained with it (3D; 2D never changed)."""
+    """What MONAI's ``PatchMerging`` computed before release 1.5, for checkpoints trained with it.
+
+    Only 3D differs; 2D never changed.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D, H, W, C) to (B, D/2, H/2, W/2, 2C), odd axes padded with zeros at the end."""

@@ -18,7 +18,7 @@ def resize_positions(table: torch.Tensor, old: Sequence[int], new: Sequence[int]
     if tuple(old) == tuple(new):
         return table
     mode = {2: "bilinear", 3: "trilinear"}[len(old)]
-    maps = table.float().transpose(1, 2).reshape(1, -1, *old)
+    maps = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).reshape(1, -1, *old)
     maps = F.interpolate(maps, size=tuple(new), mode=mode, align_corners=False)
     return maps.flatten(2).transpose(1, 2).to(table.dtype)
 

@@ -51,9 +51,7 @@ def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, d
     n, total = math.prod(window), math.prod(grid)
 
     # per axis: (count, w) coordinates in the grid, out of range for padding
-    axes = [
-        ((torch.arange(c * w) + s) % (c * w)).view(c, w) for c, w, s in zip(counts, window, shifts)
-    ]
+    axes = [((torch.arange(c * w) + s) % (c * w)).view(c, w) for c, w, s in zip(counts, window, shifts)]
     dims = len(grid)
     places = torch.zeros((*counts, *window), dtype=torch.long)
     outside = torch.zeros((*counts, *window), dtype=torch.bool)
@@ -71,19 +69,16 @@ def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, d
         shape = [1] * dims
         shape[axis] = counts[axis]
         last = last + ((torch.arange(counts[axis]) == counts[axis] - 1).long() << bit).view(shape)
-    last = last.flatten()
-    order, groups = [], []
+    groups = []
     for kind in range(1 << len(shifted)):
-        members = (last == kind).nonzero().flatten()
-        if len(members):
-            order.append(members)
-            cut = [axis for bit, axis in enumerate(shifted) if kind >> bit & 1]
-            groups.append((len(members), _mask(window, shifts, cut, device)))
-    index = places[torch.cat(order)].flatten()
-    inside = (index < total).nonzero().flatten()
-    inverse = torch.empty(total, dtype=torch.long)
-    inverse[index[inside]] = inside
-    return WindowPlan(window, index.to(device), inverse.to(device), bool(outside.any()), tuple(groups))
+        cut = [axis for bit, axis in enumerate(shifted) if kind >> bit & 1]
+        members = math.prod([1 if axis in cut else c - (axis in shifted) for axis, c in enumerate(counts)])
+        groups.append((members, _mask(window, shifts, cut, device)))
+    # sorting instead of searching: the shapes follow from the sizes alone, which compilers and exporters need
+    index = places[torch.argsort(last.flatten(), stable=True)].flatten()
+    inverse = torch.argsort(index)[:total]  # padding is the largest number
+    padded = any(c * w > g for c, w, g in zip(counts, window, grid))
+    return WindowPlan(window, index.to(device), inverse.to(device), padded, tuple(groups))
 
 
 def _mask(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], device: torch.device):
@@ -99,6 +94,13 @@ def _mask(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], devi
     return torch.where(region[:, None] == region[None, :], 0.0, MASKED).to(device)
 
 
+def _rows(x: torch.Tensor, index: torch.Tensor, pad: bool) -> torch.Tensor:
+    """Rows of ``x`` (B, R, C) by ``index``; with ``pad`` row R is zeros."""
+    if pad:
+        x = torch.cat([x, x.new_zeros(x.shape[0], 1, x.shape[2])], 1)
+    return x.index_select(1, index)
+
+
 class _Take(torch.autograd.Function):
     """Rows of ``x`` (B, R, C) by ``index``, where row R is zeros; ``inverse`` is the same map the other way.
 
@@ -109,9 +111,7 @@ class _Take(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, pad: bool, pad_back: bool):
         ctx.save_for_backward(index, inverse)
         ctx.pads = pad, pad_back
-        if pad:
-            x = torch.cat([x, x.new_zeros(x.shape[0], 1, x.shape[2])], 1)
-        return x.index_select(1, index)
+        return _rows(x, index, pad)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
@@ -120,11 +120,18 @@ class _Take(torch.autograd.Function):
         return _Take.apply(grad, inverse, index, pad_back, pad), None, None, None, None
 
 
+def _take(x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, pad: bool, pad_back: bool) -> torch.Tensor:
+    # a trace could not be saved with a Python function in it
+    if torch.jit.is_tracing() or not x.requires_grad:
+        return _rows(x, index, pad)
+    return _Take.apply(x, index, inverse, pad, pad_back)
+
+
 def to_windows(x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
     """Tokens (B, N, C) to windows (B, W * n, C), zeros where there is padding."""
-    return x if plan.trivial else _Take.apply(x, plan.index, plan.inverse, plan.padded, False)
+    return x if plan.trivial else _take(x, plan.index, plan.inverse, plan.padded, False)
 
 
 def from_windows(x: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
     """Windows (B, W * n, C) back to tokens (B, N, C); what stands on padding is dropped."""
-    return x if plan.trivial else _Take.apply(x, plan.inverse, plan.index, False, plan.padded)
+    return x if plan.trivial else _take(x, plan.inverse, plan.index, False, plan.padded)

@@ -21,6 +21,7 @@ from typing import Any
 from ignite.engine import Engine
 from tqdm import tqdm
 
+from monai_ext.bundle.options import check_options, unknown_argument
 from monai_ext.handlers.checkpoints import load_weights
 
 __all__ = ["load_weights", "mistake_in", "plain_errors"]
@@ -50,19 +51,25 @@ def plain_errors(resume_flag: str = "--resume true", always: bool = False) -> No
     if not isinstance(sys.excepthook, _PlainHook):
         sys.excepthook = _PlainHook(sys.excepthook, resume_flag)
         logging.setLogRecordFactory(_QuietRecords(logging.getLogRecordFactory()))
+    if _is_command():
+        check_options(sys.argv[1:])
 
 
 def mistake_in(error: BaseException | None) -> str | None:
     """The sentence of the innermost ValueError or OSError raised in this package, or None.
 
-    A data loader's worker sends its error as text; the text is searched in the same way.
+    A data loader's worker sends its error as text; the text is searched in the same way. An argument that a class
+    named in a config does not have is the user's mistake, too.
     """
-    found = None
+    found, outer = None, error
     for link in _chain(error):
         if "Original Traceback" in f"{link}":
             found = _mistake_in_text(f"{link}") or found
         elif isinstance(link, (ValueError, OSError)) and _raised_here(link.__traceback__):
             found = _sentence(link)
+        else:
+            found = unknown_argument(outer, link) or found
+        outer = link
     return found
 
 

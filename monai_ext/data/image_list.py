@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from monai.data.folder_layout import default_name_formatter
 
 from monai_ext.data.readers import is_dicom, is_nifti
 
@@ -35,6 +38,17 @@ def images_in(path: str | Path) -> list[str]:
             "or a folder with a DICOM series."
         )
     return found
+
+
+def output_name(meta: dict[str, Any], saver: Any) -> dict[str, Any]:
+    """For ``SaveImage``: what its output is named after.
+
+    MONAI cuts a name at its last dot, and so gives the folders ``1.2.840.1`` and ``1.2.840.2`` of two series one name.
+    """
+    names = default_name_formatter(meta, saver)
+    if Path(names["subject"]).is_dir():
+        names["subject"] += ".nii"
+    return names
 
 
 def _scans(folder: Path) -> list[str]:

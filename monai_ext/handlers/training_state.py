@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import random
@@ -45,7 +46,7 @@ class TrainingStateHandler:
         evaluator: the engine whose ``state.best_metric`` and ``state.best_metric_epoch`` are kept.
         others: further objects with ``state_dict`` and ``load_state_dict``, by name.
         every: epochs between two files.
-        resume: whether to go on from the file.
+        resume: whether to go on from the file; "true" and "false", as the command line says it, will do.
 
     Raises:
         FileNotFoundError: resuming, and there is no file.
@@ -63,10 +64,12 @@ class TrainingStateHandler:
         evaluator: Engine | None = None,
         others: Mapping[str, Any] | None = None,
         every: int = 1,
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 epoch, got {every}.")
+        if f"{resume}".lower() not in ("true", "false"):
+            raise ValueError(f"resume must be true or false, got {resume!r}.")
         self.path = Path(path)
         self.network = network
         self.optimizer = optimizer
@@ -75,7 +78,7 @@ class TrainingStateHandler:
         self.evaluator = evaluator
         self.others = dict(others or {})
         self.every = every
-        self.resume = resume
+        self.resume = f"{resume}".lower() == "true"  # any text would be true
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -149,7 +152,7 @@ class TrainingStateHandler:
         except ValueError as error:
             raise ValueError(f"{self.path} is from another optimizer ({error}); resume with its config.") from error
         if self.lr_scheduler is not None:
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            _load_schedule(self.lr_scheduler, state["lr_scheduler"])
         if self.ema is not None:
             _load_ema(self.ema, engine, state["ema"], str(self.path), state["network_options"])
         scaler = getattr(engine, "scaler", None)
@@ -175,6 +178,14 @@ class TrainingStateHandler:
             )
         else:
             _logger.info("resuming from %s after epoch %d.", self.path, state["epoch"])
+
+
+def _load_schedule(schedule: Any, state: Mapping[str, Any]) -> None:
+    """Restore where a schedule stands; its shape is the config's, which may ask for more epochs than before."""
+    arguments = inspect.signature(type(schedule).__init__).parameters
+    shape = {name: value for name, value in vars(schedule).items() if name in arguments and name != "last_epoch"}
+    schedule.load_state_dict(state)
+    vars(schedule).update(shape)
 
 
 def _ema_state(ema: EMAHandler, engine: Engine) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
+from monai.utils import ensure_tuple
 
 
 class MirrorInferer(Inferer):
@@ -16,14 +17,23 @@ class MirrorInferer(Inferer):
     Args:
         axes: spatial axes (0 is the first); every combination of them is mirrored, 2^len(axes) runs of the network.
         inferer: what calls the network; by default MONAI's ``SimpleInferer``.
+
+    Raises:
+        ValueError: for axes that are negative, given twice, or not those of the image.
     """
 
-    def __init__(self, axes: Sequence[int] = (0,), inferer: Inferer | None = None) -> None:
+    def __init__(self, axes: Sequence[int] | int = (0,), inferer: Inferer | None = None) -> None:
         super().__init__()
-        self.axes = tuple(axes)
+        self.axes = ensure_tuple(axes)
+        if any(axis < 0 for axis in self.axes) or len(set(self.axes)) < len(self.axes):
+            raise ValueError(f"axes must be different spatial axes, counted from 0, got {self.axes}.")
         self.inferer = SimpleInferer() if inferer is None else inferer
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if any(axis + 2 >= inputs.ndim for axis in self.axes):
+            raise ValueError(
+                f"axes {self.axes} are not all axes of an image with {inputs.ndim - 2} spatial dimensions."
+            )
         total, runs = None, 0
         for count in range(len(self.axes) + 1):
             for axes in itertools.combinations(self.axes, count):

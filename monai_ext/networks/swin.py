@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import PatchEmbed
 from monai.utils import ensure_tuple_rep
 
-from monai_ext.blocks.image_size import check_image, pad_to_multiple
+from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
 from monai_ext.mixers import MixerSpec, build_mixer, spread_mixers
@@ -84,6 +84,8 @@ class MixerSwin(nn.Module):
                 raise ValueError(f"{name} must lie between 0 and 1, got {rate}.")
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} differ in length.")
+        if not depths or min(depths) < 1:
+            raise ValueError(f"depths must name at least one stage, each of at least one block, got {tuple(depths)}.")
         if downsample not in PATCH_MERGING:
             raise ValueError(f"unknown downsample {downsample!r}; known ones: {', '.join(PATCH_MERGING)}.")
         self.in_channels, self.spatial_dims, self.normalize = in_channels, spatial_dims, normalize
@@ -131,14 +133,14 @@ class MixerSwin(nn.Module):
         """Run the network.
 
         Args:
-            x: image (B, in_channels, *size), any size.
+            x: image (B, in_channels, *size), any size; padded with zeros to whole patches, as in MONAI.
 
         Returns:
             the hidden states: the embedded patches and the map after each stage, (B, C * 2^i, *grid / 2^i). A
             classifier gives the logits (B, num_classes) and the hidden states.
         """
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)
-        x = self.pos_drop(self.patch_embed(pad_to_multiple(x, self.patch_size)))
+        x = self.pos_drop(self.patch_embed(x))
         hidden_states = [self._normalized(x)]
         for stage in self.stages:
             x = stage(x)

@@ -95,13 +95,15 @@ class MixerUNETR(nn.Module):
             qkv_bias=qkv_bias,
             use_checkpoint=use_checkpoint,
         )
-        # the block whose tokens feed the decoder at 1/2, 1/4 … of the resolution
-        self.taps = [round(num_layers * level / steps) for level in range(1, steps)]
+        # the block whose tokens feed the decoder at 1/2, 1/4 … of the resolution: all different, and none the last
+        self.taps = [
+            min(round(num_layers * level / steps), num_layers - 1 - steps + level) for level in range(1, steps)
+        ]
         common = {"spatial_dims": spatial_dims, "kernel_size": 3, "norm_name": norm_name, "res_block": res_block}
         up = {"upsample_kernel_size": 2, **common}
-        self.encoders = nn.ModuleList([UnetrBasicBlock(
-            in_channels=in_channels, out_channels=feature_size, stride=1, **common
-        )])
+        self.encoders = nn.ModuleList(
+            [UnetrBasicBlock(in_channels=in_channels, out_channels=feature_size, stride=1, **common)]
+        )
         for level in range(1, steps):
             self.encoders.append(
                 UnetrPrUpBlock(
@@ -138,9 +140,7 @@ class MixerUNETR(nn.Module):
             return t.transpose(1, 2).reshape(len(t), -1, *grid)
 
         skips = [self._run(self.encoders[0], x)]
-        skips += [
-            self._run(encoder, as_map(hidden_states[tap])) for encoder, tap in zip(self.encoders[1:], self.taps)
-        ]
+        skips += [self._run(encoder, as_map(hidden_states[tap])) for encoder, tap in zip(self.encoders[1:], self.taps)]
         out = as_map(self.vit.norm(tokens))
         for decoder, skip in zip(reversed(self.decoders), reversed(skips)):
             out = self._run(decoder, out, skip)

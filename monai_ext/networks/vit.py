@@ -71,6 +71,8 @@ class MixerViT(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if not 0 <= dropout_rate <= 1:
             raise ValueError(f"dropout_rate must lie between 0 and 1, got {dropout_rate}.")
         if pool not in POOLING:
@@ -88,9 +90,7 @@ class MixerViT(nn.Module):
         )
         self.blocks = nn.ModuleList(
             MixerBlock(
-                build_mixer(
-                    spec, hidden_size, num_heads, spatial_dims, qkv_bias=qkv_bias, attn_drop_rate=dropout_rate
-                ),
+                build_mixer(spec, hidden_size, num_heads, spatial_dims, qkv_bias=qkv_bias, attn_drop_rate=dropout_rate),
                 mlp_dim,
                 dropout_rate,
             )

@@ -1,0 +1,84 @@
+"""Options of a bundle's command that do not exist.
+
+MONAI takes every ``--name value`` for a new entry of the config: ``--max_epoch 2`` would train all 70 epochs of
+``max_epochs`` without a word. And an argument that a class does not have ends in three tracebacks.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import json
+import re
+import traceback
+from collections.abc import Iterable, Sequence
+from pydoc import locate
+from typing import Any
+
+import monai.bundle
+from monai.bundle import ConfigParser
+
+__all__ = ["check_options", "unknown_argument"]
+
+
+def check_options(words: Sequence[str]) -> None:
+    """Look whether every override of a command ``run`` names something in its config files.
+
+    An id counts as known where the files have it, or refer to it. Commands with ``--tracking`` or ``--args_file``
+    are passed over: MONAI itself adds ids to them.
+
+    Args:
+        words: the words after ``python -m monai.bundle``.
+
+    Raises:
+        ValueError: names the option and the nearest id.
+    """
+    given = _options(words)
+    if list(words[:1]) != ["run"] or "config_file" not in given or {"tracking", "args_file"} & set(given):
+        return
+    config = ConfigParser.load_config_files(given["config_file"])
+    text = json.dumps(config)
+    for name in given:
+        first = re.split("#|::", name)[0]
+        if first in config or first in inspect.signature(monai.bundle.run).parameters or first.startswith("_"):
+            continue
+        if not re.search(rf"@{re.escape(first)}\b", text):
+            raise ValueError(f"unknown option --{name}: the config has no {first!r}; {_hint(first, config, '--{}')}")
+
+
+def unknown_argument(outer: BaseException, inner: BaseException) -> str | None:
+    """A sentence where MONAI's ``outer`` error comes from calling a class with an argument that it does not have."""
+    failed = re.match(r"Failed to instantiate component '([\w.]+)' with keywords", f"{outer}")
+    unexpected = re.search(r"got an unexpected keyword argument '(\w+)'", f"{inner}")
+    if not (failed and unexpected and isinstance(inner, TypeError)):
+        return None
+    frames = traceback.extract_tb(inner.__traceback__)
+    if not frames or frames[-1].name != "instantiate":  # raised further down: a bug of that class
+        return None
+    component: Any = locate(failed.group(1))
+    known = [name for name in inspect.signature(component).parameters if name not in ("args", "kwargs")]
+    name = unexpected.group(1)
+    return f"{component.__name__} has no option {name!r}; {_hint(name, known, repr('{}'))}"
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Names and values as ``fire`` reads them, as far as they matter here."""
+    found: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""]):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            value = value if equals else following
+            try:
+                found[name.replace("-", "_")] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                found[name.replace("-", "_")] = value
+    return found
+
+
+def _hint(name: str, known: Iterable[str], form: str) -> str:
+    names = [entry for entry in known if not entry.startswith("_")]
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {form.format(near[0])}?"
+    return f"there are: {', '.join(names)}."

@@ -1,0 +1,60 @@
+"""Phantoms for the bundles, and one tiny network of the hippocampus bundle, trained for two epochs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from monai.utils import set_determinism
+
+from monai_ext.data.phantom import draw_phantom
+from tests.bundles.running import ROOT, TINY, complete, workflow
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A workflow sets seeds, and puts its bundle on the path."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    set_determinism(None)
+
+
+@pytest.fixture(scope="session")
+def phantom_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """A phantom of the data set that a bundle trains on: 4 cases, 2 to train on. Read it, never write to it."""
+    drawn: dict[str, Path] = {}
+
+    def draw(bundle: Path) -> Path:
+        found = re.search(r"datalist\('(\w+)'", (bundle / "configs" / "train.json").read_text())
+        assert found, f"{bundle.name}/configs/train.json names no data set of ours in datalist('...')"
+        name = found.group(1)
+        if name not in drawn:
+            drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), cases=4, seed=1, progress=False)
+        return drawn[name]
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def hippocampus() -> Path:
+    """The bundle."""
+    return ROOT / "bundles" / "hippocampus_mri_segmentation"
+
+
+@pytest.fixture(scope="session")
+def phantom(phantom_of: Callable[[Path], Path], hippocampus: Path) -> Path:
+    """Its phantom."""
+    return phantom_of(hippocampus)
+
+
+@pytest.fixture(scope="session")
+def trained(phantom: Path, hippocampus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training of the tiny network wrote, with model.pt; read it, never write to it."""
+    folder = tmp_path_factory.mktemp("trained")
+    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
+    complete(workflow(hippocampus, ["train.json"], "train", **TINY, **paths))
+    return folder

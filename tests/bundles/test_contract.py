@@ -1,0 +1,218 @@
+"""What is asked of every bundle: the model zoo's standard, and the house's rules on top."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
+
+from tests.bundles.running import BUNDLES, ROOT, workflow
+
+FILES = (
+    "LICENSE",
+    *(f"configs/{name}.json" for name in ("metadata", "train", "evaluate", "inference", "multi_gpu_train", "demo")),
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+    "models/model.pt",
+)
+METADATA = {  # required by MONAI's schema meta_schema_20240725, and `changelog` by the model zoo
+    "schema": str,
+    "version": str,
+    "changelog": dict,
+    "monai_version": str,
+    "pytorch_version": str,
+    "numpy_version": str,
+    "required_packages_version": dict,
+    "task": str,
+    "description": str,
+    "authors": str,
+    "copyright": str,
+    "network_data_format": dict,
+}
+TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+SECTIONS = (
+    "overview",
+    "data",
+    "preprocess",
+    "train",
+    "input",
+    "output",
+    "performance",
+    "command",
+    "limit",
+    "reference",
+    "licen[cs]e",
+)
+WORKFLOWS = {"train": ["train.json"], "infer": ["inference.json"], "eval": ["train.json", "evaluate.json"]}
+
+pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+def config(bundle: Path, *names: str) -> dict[str, Any]:
+    return ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
+
+
+def configs(bundle: Path) -> list[Path]:
+    return sorted(path for path in (bundle / "configs").glob("*.json") if path.name != "metadata.json")
+
+
+def walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, however deep."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield "", inner
+            yield from walk(inner)
+
+
+def network(bundle: Path, weights: bool = True) -> torch.nn.Module:
+    net = ConfigParser({"network_def": config(bundle, "inference.json")["network_def"]}).get_parsed_content(
+        "network_def"
+    )
+    if weights:
+        net.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
+    return net.eval()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_files(bundle: Path, file: str) -> None:
+    path = bundle / file
+    assert path.is_file(), f"{bundle.name} lacks {file}"
+    assert path.stat().st_size > 0
+
+
+def test_metadata(bundle: Path) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    for key, kind in METADATA.items():
+        assert isinstance(metadata.get(key), kind), f"metadata.json: {key}"
+        assert metadata[key], f"metadata.json: {key} is empty"
+    assert "optional_packages_version" not in metadata, "the old name of required_packages_version"
+    assert re.fullmatch(r"https://project-monai\.github\.io/schema/meta_schema_\d{8}\.json", metadata["schema"])
+    newest = max(metadata["changelog"], key=lambda version: tuple(map(int, version.split("."))))
+    assert metadata["version"] == newest
+    assert isinstance(metadata.get("references", []), list)
+    tensors = metadata["network_data_format"]
+    assert set(tensors["inputs"]) == {"image"} and "pred" in tensors["outputs"]
+    for name, tensor in [*tensors["inputs"].items(), *tensors["outputs"].items()]:
+        assert not set(TENSOR) - set(tensor), f"metadata.json: {name} lacks {set(TENSOR) - set(tensor)}"
+        assert len(tensor["channel_def"]) == tensor["num_channels"]
+
+
+def test_metadata_fits_the_configs(bundle: Path) -> None:
+    tensors = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    definition = config(bundle, "train.json")["network_def"]
+    assert tensors["inputs"]["image"]["num_channels"] == definition["in_channels"]
+    assert tensors["outputs"]["pred"]["num_channels"] == definition["out_channels"]
+    assert tensors["inputs"]["image"]["spatial_shape"] == config(bundle, "train.json")["patch_size"]
+
+
+def test_every_target_is_a_full_name_that_imports(bundle: Path) -> None:
+    for path in configs(bundle):
+        targets = [value for key, value in walk(json.loads(path.read_text())) if key == "_target_"]
+        assert targets or path.name == "demo.json", path.name
+        for target in set(targets):
+            assert "." in target, f"{path.name}: {target} is a bare name"
+            assert callable(locate(target)), f"{path.name}: {target} cannot be imported"
+
+
+def test_ids(bundle: Path) -> None:
+    for files in (["train.json"], ["train.json", "multi_gpu_train.json"], ["train.json", "demo.json"]):
+        assert {"initialize", "run", "training", "finalize"} <= set(config(bundle, *files)), files
+    for files in (["inference.json"], ["train.json", "evaluate.json"]):
+        assert {"initialize", "run", "finalize"} <= set(config(bundle, *files)), files
+
+
+def test_training_and_inference_agree(bundle: Path) -> None:
+    train, inference = config(bundle, "train.json"), config(bundle, "inference.json")
+    for name in ("network_def", "patch_size", "class_names", "model_path"):
+        assert train.get(name) == inference.get(name), name
+
+
+def test_paths_stay_inside(bundle: Path) -> None:
+    for path in configs(bundle):
+        for key, value in walk(json.loads(path.read_text())):
+            if not isinstance(value, str) or key == "_desc_":
+                continue
+            assert not re.match(r"/|~|[A-Za-z]:\\|\.\.", value), f"{path.name}: {key} is {value}"
+            assert "../" not in value and "%" not in value[:1], f"{path.name}: {key} is {value}"
+            for start in re.findall(r"(\S+) \+ '/", value):  # '/...' is joined to a folder of the bundle
+                assert start.lstrip("$") in ("@bundle_root", "@output_dir"), f"{path.name}: {key} is {value}"
+    for files in WORKFLOWS.values():
+        parser = ConfigParser(config(bundle, *files))
+        parser["bundle_root"] = str(bundle)
+        for name in ("output_dir", "model_path"):
+            assert Path(parser.get_parsed_content(name)).is_relative_to(bundle), name
+
+
+@pytest.mark.parametrize("kind", WORKFLOWS)
+def test_properties(bundle: Path, kind: str, phantom_of: Callable[[Path], Path], tmp_path: Path) -> None:
+    paths = {"dataset_dir": str(phantom_of(bundle)), "output_dir": str(tmp_path)}
+    flow = workflow(bundle, WORKFLOWS[kind], kind, device="$torch.device('cpu')", **paths)
+    flow.initialize()
+    assert flow.check_properties() == []
+
+
+def test_logging(bundle: Path) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        ConfigWorkflow(str(bundle / "configs" / "train.json"), workflow_type="train")  # applies logging.conf
+        assert root.handlers and root.level == logging.INFO
+    finally:
+        root.handlers[:], root.level = before
+
+
+def test_input_and_output(bundle: Path) -> None:
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    verify_net_in_out(net_id="network_def", device="cpu", **files)
+
+
+def test_weights(bundle: Path) -> None:
+    path = bundle / "models" / "model.pt"
+    assert path.is_file(), f"{bundle.name} lacks its weights"
+    assert path.stat().st_size < 10_000_000
+    state = torch.load(path, weights_only=True)
+    assert all(type(value) is torch.Tensor and not value.is_cuda for value in state.values())
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+    network(bundle)
+
+
+def test_export(bundle: Path, tmp_path: Path) -> None:
+    net = network(bundle)
+    image = torch.randn(1, 1, *config(bundle, "inference.json")["patch_size"])
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(bundle / "models" / "model.pt"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.json"),
+        use_trace=True,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), net(image), atol=1e-4, rtol=1e-4)
+
+
+def test_readme(bundle: Path) -> None:
+    text = (bundle / "docs" / "README.md").read_text()
+    titles = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
+    for section in SECTIONS:
+        assert any(re.search(section, title) for title in titles), f"docs/README.md has no section on {section!r}"
+    blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
+    assert any("monai.bundle run training" in block for block in blocks), "docs/README.md has no command that trains"
+    for block in blocks:
+        for name in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)*\.(?:json|conf|md|txt|py)\b", block):
+            assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"
+        for name in re.findall(r"(?:bundles/[\w./-]+/)?models/[\w.-]+\.pt\b", block):
+            assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"

@@ -1,0 +1,68 @@
+"""What inference finds below a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_ext.data.image_list import images_in
+
+
+def fill(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(bytes(128) + b"DICM" if name.startswith("IM") else b"")
+    return folder
+
+
+def names(found: list[str], root: Path) -> list[str]:
+    return [str(Path(path).relative_to(root)) for path in found]
+
+
+def test_one_file(tmp_path: Path) -> None:
+    fill(tmp_path, "b.nii.gz", "a.nii")
+    assert images_in(tmp_path / "b.nii.gz") == [str(tmp_path / "b.nii.gz")]
+    assert images_in(str(tmp_path / "a.nii")) == [str(tmp_path / "a.nii")]
+
+
+def test_a_folder_of_nifti_files(tmp_path: Path) -> None:
+    fill(tmp_path, "b.nii.gz", "a.nii", "C.NII.GZ", "notes.txt", "._a.nii", ".hidden.nii.gz")
+    fill(tmp_path / "folder.nii")
+    assert names(images_in(tmp_path), tmp_path) == ["C.NII.GZ", "a.nii", "b.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["IM0001", "slice.dcm", "slice.IMA"])
+def test_a_series(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / "series", name, "DICOMDIR.txt")
+    assert images_in(tmp_path / "series") == [str(tmp_path / "series")]
+    fill(tmp_path / "another", name)
+    fill(tmp_path / "empty")
+    fill(tmp_path / "papers", "paper.pdf")
+    fill(tmp_path / ".cache", name)
+    assert names(images_in(tmp_path), tmp_path) == ["another", "series"]
+
+
+def test_a_data_set_of_the_decathlon(tmp_path: Path) -> None:
+    fill(tmp_path, "dataset.json")
+    fill(tmp_path / "imagesTr", "b.nii.gz", "a.nii.gz", "._a.nii.gz")
+    fill(tmp_path / "labelsTr", "a.nii.gz", "b.nii.gz")
+    fill(tmp_path / "imagesTs")
+    assert names(images_in(tmp_path), tmp_path) == ["imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]
+    fill(tmp_path / "imagesTs", "c.nii.gz")
+    assert names(images_in(tmp_path), tmp_path) == ["imagesTs/c.nii.gz"]
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    fill(tmp_path / "scans", "a.nii")
+    assert images_in("~/scans") == [str(tmp_path / "scans" / "a.nii")]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"no file or folder {tmp_path}/x; give dataset_dir the path"):
+        images_in(tmp_path / "x")
+    fill(tmp_path / "papers", "paper.pdf")
+    with pytest.raises(FileNotFoundError, match=rf"no image in {tmp_path}; give dataset_dir a NIfTI file"):
+        images_in(tmp_path)
