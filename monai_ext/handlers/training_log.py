@@ -153,6 +153,7 @@ def draw_curve(log_file: str | os.PathLike, path: str | os.PathLike) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     lines = axes.plot(*_series(rows, "train_loss"), color="#0072B2", label="training loss")
+    _focus(axes, [_series(rows, "train_loss")[1]])
     axes.set(xlabel="epoch", ylabel="training loss")
     axes.grid(alpha=0.3)
     names = [key for key in rows[0] if key not in ("epoch", "train_loss", "learning_rate", "seconds")] if rows else []
@@ -161,9 +162,19 @@ def draw_curve(log_file: str | os.PathLike, path: str | os.PathLike) -> None:
         other.set_ylabel("validation")
         for name, colour in zip(names, ("#D55E00", "#009E73", "#CC79A7", "#E69F00") * len(names)):
             lines += other.plot(*_series(rows, name), color=colour, marker=".", label=name)
+        _focus(other, [_series(rows, name)[1] for name in names])
     axes.legend(handles=lines, loc="center right", fontsize="small")
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def _focus(axes: Any, series: list[list[float]]) -> None:
+    """Scale to what comes after the first tenth of a long run, whose steep start would flatten the rest."""
+    values = [value for line in series for value in line[len(line) // 10 if len(line) >= 10 else 0 :]]
+    values = [value for value in values if math.isfinite(value)]
+    if values and max(values) > min(values):
+        margin = 0.05 * (max(values) - min(values))
+        axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

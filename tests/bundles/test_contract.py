@@ -212,6 +212,8 @@ def test_readme(bundle: Path) -> None:
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     assert any("monai.bundle run training" in block for block in blocks), "docs/README.md has no command that trains"
     for block in blocks:
+        for name, value in re.findall(r"^(\w+)=(\S+)$", block, flags=re.MULTILINE):
+            block = block.replace(f"${name}/", f"{value}/")
         for name in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)*\.(?:json|conf|md|txt|py)\b", block):
             assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"
         for name in re.findall(r"(?:bundles/[\w./-]+/)?models/[\w.-]+\.pt\b", block):

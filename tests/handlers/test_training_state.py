@@ -137,6 +137,15 @@ def test_a_complete_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert len(read_log(tmp_path / "training_log.csv")) == 1
 
 
+def test_more_epochs_than_planned(tmp_path: Path) -> None:
+    """The state says where the schedule stands, the config how long it is."""
+    build(tmp_path, epochs=2).run()
+    build(tmp_path, epochs=6, resume=True).run()
+    assert state_of(tmp_path)["lr_scheduler"]["t_total"] == 6 * 4
+    rates = [float(row["learning_rate"]) for row in read_log(tmp_path / "training_log.csv")]
+    assert rates[1] < rates[2] > rates[-1]  # it had fallen to its end, and falls to the new one
+
+
 def test_every_other_epoch_and_the_last(tmp_path: Path) -> None:
     trainer = build(tmp_path, epochs=3, every=2)
     stop_after(trainer, 2)
