@@ -13,6 +13,8 @@ WORKERS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Nothing from outside the environment: neither PYTHONPATH nor packages of the user.
 export PYTHONPATH :=
 export PYTHONNOUSERSITE := 1
+# PyTorch's compiler reads its own sources in the locale's encoding.
+export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY    := $(VENV)/bin/python

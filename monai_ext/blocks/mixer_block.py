@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -16,6 +17,17 @@ from monai_ext.blocks.windows import WindowPlan, from_windows, plan_windows, to_
 from monai_ext.mixers import Mixer
 
 PLANS_KEPT = 16  # sizes whose index maps a block remembers
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Keep a trace from recording how index maps are made: they are constants of it, as they are once cached."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 class MixerBlock(nn.Module):
@@ -94,7 +106,7 @@ class WindowMixerBlock(nn.Module):
         if plan is None and torch.compiler.is_compiling():
             return plan_windows(grid, self.window_size, self.shift, device)  # its tensors exist in the graph only
         if plan is None:
-            with torch.inference_mode(False):  # tensors that a later training step may use
+            with torch.inference_mode(False), _untraced():  # tensors that a later training step may use
                 plan = self._plans[key] = plan_windows(grid, self.window_size, self.shift, device)
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)

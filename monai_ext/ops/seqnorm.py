@@ -105,7 +105,7 @@ def _blocks(x: torch.Tensor) -> list[slice]:
 def _empty(x: torch.Tensor) -> torch.Tensor:
     """(B, H, N, D) whose memory is ordered (B, N, H, D), so that merging the heads needs no copy."""
     b, h, n, d = x.shape
-    return x.new_empty(b, n, h, d).transpose(1, 2)
+    return x.new_empty((b, n, h, d)).transpose(1, 2)
 
 
 def _forward(

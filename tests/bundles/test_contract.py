@@ -211,8 +211,9 @@ def test_readme(bundle: Path) -> None:
         assert any(re.search(section, title) for title in titles), f"docs/README.md has no section on {section!r}"
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     assert any("monai.bundle run training" in block for block in blocks), "docs/README.md has no command that trains"
+    variables = {name: value for block in blocks for name, value in re.findall(r"^(\w+)=(\S+)$", block, re.MULTILINE)}
     for block in blocks:
-        for name, value in re.findall(r"^(\w+)=(\S+)$", block, flags=re.MULTILINE):
+        for name, value in variables.items():
             block = block.replace(f"${name}/", f"{value}/")
         for name in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)*\.(?:json|conf|md|txt|py)\b", block):
             assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"

@@ -255,24 +255,27 @@ def test_inference_on_nifti(trained: Path, hippocampus: Path, volume: np.ndarray
 
 
 def test_inference_on_dicom(trained: Path, hippocampus: Path, volume: np.ndarray, tmp_path: Path) -> None:
-    """A series gives what a NIfTI file of the same volume gives."""
-    direction = oblique()
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume[:, :, ::3].T))
-    image.SetSpacing((1.1, 0.9, 3.0))
-    image.SetOrigin((-12.5, 30.25, 7.75))
-    image.SetDirection(direction.ravel().tolist())
-    write_series(image, tmp_path / "scans" / "1.2.840.7")  # folders are often named by numbers
-    affine = np.eye(4)
-    affine[:3, :3] = direction @ np.diag(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    found = segment(hippocampus, tmp_path / "scans", tmp_path / "a", trained / "model.pt", **TINY_NETWORK)
-    assert list(found) == ["1.2.840.7_seg.nii.gz"]
-    labels = check(found["1.2.840.7_seg.nii.gz"], volume[:, :, ::3].shape, affine)
-    nib.save(nib.Nifti1Image(volume[:, :, ::3], affine), tmp_path / "b.nii")
-    (nifti,) = segment(hippocampus, tmp_path / "b.nii", tmp_path / "b", trained / "model.pt", **TINY_NETWORK).values()
-    assert len(np.unique(labels)) > 1
-    assert (np.asarray(nifti.dataobj) == labels).mean() > 0.995
+    """An oblique series, and a straight one, which gives what a NIfTI file of the same volume gives."""
+    volume = volume[:, :, ::3]
+    series = {"1.2.840.7": (oblique(), (1.1, 0.9, 3.0)), "1.2.840.8": (np.eye(3), (1.0, 1.25, 3.0))}
+    affines = {}
+    for name, (direction, spacing) in series.items():  # folders are often named by numbers
+        image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
+        image.SetSpacing(spacing)
+        image.SetOrigin((-12.5, 30.25, 7.75))
+        image.SetDirection(direction.ravel().tolist())
+        write_series(image, tmp_path / "scans" / name)
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = direction @ np.diag(spacing), image.GetOrigin()
+        affines[name] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM's axes point left and posterior
+    model = trained / "model.pt"
+    found = segment(hippocampus, tmp_path / "scans", tmp_path / "a", model, **TINY_NETWORK)
+    assert set(found) == {f"{name}_seg.nii.gz" for name in series}
+    labels = {name: check(found[f"{name}_seg.nii.gz"], volume.shape, affines[name]) for name in series}
+    nib.save(nib.Nifti1Image(volume, affines["1.2.840.8"]), tmp_path / "b.nii")
+    (nifti,) = segment(hippocampus, tmp_path / "b.nii", tmp_path / "b", model, **TINY_NETWORK).values()
+    assert len(np.unique(labels["1.2.840.8"])) > 1
+    assert (np.asarray(nifti.dataobj) == labels["1.2.840.8"]).mean() > 0.999
 
 
 def test_the_command(trained: Path, phantom: Path, hippocampus: Path, tmp_path: Path) -> None:
@@ -307,7 +310,7 @@ def test_shipped_weights_on_real_scans(real_data: Path, hippocampus: Path, tmp_p
     rows = table(tmp_path / "metrics.csv")
     cases = [entry["case"] for split in ("validation", "test") for entry in datalist(NAME, folder, split)]
     assert list(rows) == [*sorted(cases), "mean", "std"]
-    assert float(rows["mean"]["dice_mean"]) >= 0.89
+    assert float(rows["mean"]["dice_mean"]) == pytest.approx(0.883, abs=0.003)  # what the bundle's README says
     assert min(float(rows[case]["dice_mean"]) for case in cases) >= 0.7
     assert float(rows["mean"]["hd95_mean"]) <= 2.0
     assert not (tmp_path / "overlays").exists()
