@@ -21,6 +21,8 @@ PY    := $(VENV)/bin/python
 DEMO  := demo_output
 NAME  := hippocampus_mri_segmentation
 CONF  := bundles/$(NAME)/configs
+# a case of the test split
+SCAN  := $(DEMO)/data/Task04_Hippocampus/imagesTr/hippocampus_018.nii.gz
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
