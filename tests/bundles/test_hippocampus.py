@@ -91,6 +91,15 @@ def test_the_same_seed_makes_the_same_weights(trained: Path, phantom: Path, hipp
     assert differing(states[0]["network"], states[2]["network"])
 
 
+def test_training_begins_with_given_weights(trained: Path, phantom: Path, hippocampus: Path, tmp_path: Path) -> None:
+    begin = {"initial_weights": str(trained / "model.pt")}
+    flow = workflow(hippocampus, ["train.json"], "train", **TINY, **paths_of(phantom, tmp_path), **begin)
+    flow.initialize()
+    assert differing(dict(flow.network_def.state_dict()), dict(weights(trained / "model.pt"))) == []
+    averaged = flow.parser.get_parsed_content("ema").ema_model
+    assert differing(dict(averaged.state_dict()), dict(weights(trained / "model.pt"))) == []
+
+
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_the_mixer_is_one_option(mixer: str, phantom: Path, hippocampus: Path, tmp_path: Path) -> None:
     short = {"max_epochs": 1, "val_interval": 2, "warmup_epochs": 0, "train#trainer#epoch_length": 1}
