@@ -1,6 +1,6 @@
 """Options of a bundle's command that do not exist.
 
-MONAI takes every ``--name value`` for a new entry of the config: ``--max_epoch 2`` would train all 70 epochs of
+MONAI takes every ``--name value`` for a new entry of the config: ``--max_epoch 2`` would train all of
 ``max_epochs`` without a word. And an argument that a class does not have ends in three tracebacks.
 """
 

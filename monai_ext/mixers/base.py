@@ -51,6 +51,26 @@ class Mixer(nn.Module):
         self.head_dim = dim // num_heads
         self.spatial_dims = spatial_dims
 
+    def split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """A joint projection (B, N, 3C) as q, k and v, each a view (B, H, N, C / H)."""
+        b, n, _ = qkv.shape
+        return qkv.view(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+
+    @staticmethod
+    def merge_heads(x: torch.Tensor) -> torch.Tensor:
+        """(B, H, N, C / H) to tokens (B, N, C)."""
+        return x.transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def refuse_bias(bias: torch.Tensor | None) -> None:
+        """For mixers without scores.
+
+        Raises:
+            ValueError: for any bias.
+        """
+        if bias is not None:
+            raise ValueError("this mixer has no scores to which a bias could be added; pass bias=None.")
+
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         """Mix the tokens.
 

@@ -164,8 +164,7 @@ class HyenaNDMixer(Mixer):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
-        if bias is not None:
-            raise ValueError("this mixer has no scores to which a bias could be added; pass bias=None.")
+        self.refuse_bias(bias)
         b, n, c = x.shape
         if len(grid) != self.spatial_dims or math.prod(grid) != n:
             raise ValueError(f"{n} tokens do not fill a grid of {tuple(grid)} in {self.spatial_dims}D.")

@@ -28,8 +28,5 @@ class LinearMixer(Mixer):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
-        if bias is not None:
-            raise ValueError("this mixer has no scores to which a bias could be added; pass bias=None.")
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(linear_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+        self.refuse_bias(bias)
+        return self.proj(self.merge_heads(linear_attention(*self.split_heads(self.qkv(x)))))

@@ -42,9 +42,7 @@ class SeqNormMixer(Mixer):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
-        if bias is not None:
-            raise ValueError("this mixer has no scores to which a bias could be added; pass bias=None.")
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        self.refuse_bias(bias)
+        q, k, v = self.split_heads(self.qkv(x))
         x = seqnorm_attention(q, k, v, self.norm_weight, self.norm_bias, self.eps, self.scale)
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
+        return self.proj(self.merge_heads(x))

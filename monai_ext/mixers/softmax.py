@@ -36,7 +36,6 @@ class SoftmaxMixer(Mixer):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.split_heads(self.qkv(x))
         x = softmax_attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
+        return self.proj(self.merge_heads(x))

@@ -29,6 +29,7 @@ from tests.bundles.running import (
     workflow,
 )
 from tests.data.test_readers import oblique, write_series
+from tests.states import differing
 
 NAME = "task04_hippocampus"
 COLUMNS = [f"{metric}_{name}" for metric in ("dice", "hd95") for name in ("anterior", "posterior", "mean")]
@@ -37,19 +38,6 @@ WRITTEN = {"model.pt", "training_state.pt", "training_log.csv", "training_curve.
 
 def weights(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
-
-
-def differing(first: Any, second: Any, name: str = "state") -> list[str]:
-    """Where two nested states differ, bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [name]
-    if isinstance(first, dict):
-        assert list(first) == list(second), name
-        return [found for key in first for found in differing(first[key], second[key], f"{name}.{key}")]
-    if isinstance(first, (list, tuple)):
-        assert len(first) == len(second), name
-        return [found for i, (a, b) in enumerate(zip(first, second)) for found in differing(a, b, f"{name}.{i}")]
-    return [] if first == second else [f"{name}: {first} {second}"]
 
 
 def paths_of(phantom: Path, folder: Path) -> dict[str, str]:

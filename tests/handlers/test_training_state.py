@@ -17,21 +17,9 @@ import torch
 from monai_ext.handlers import checkpoints, files
 from monai_ext.handlers.training_log import read_log
 from tests.handlers.tiny_run import build
+from tests.states import differing
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def differing(first, second, name: str = "state") -> list[str]:
-    """Where two nested states differ, bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [name]
-    if isinstance(first, dict):
-        assert list(first) == list(second), name
-        return [found for key in first for found in differing(first[key], second[key], f"{name}.{key}")]
-    if isinstance(first, (list, tuple)):
-        assert len(first) == len(second), name
-        return [found for i, (a, b) in enumerate(zip(first, second)) for found in differing(a, b, f"{name}.{i}")]
-    return [] if first == second else [f"{name}: {first} {second}"]
 
 
 def scramble() -> None:
