@@ -49,8 +49,9 @@ def build_mixer(spec: MixerSpec, dim: int, num_heads: int, spatial_dims: int, **
         dim: channels of a token.
         num_heads: heads.
         spatial_dims: 2 or 3.
-        defaults: a network's own options (``qkv_bias``, ``attn_drop_rate``), given to mixers that have them;
-            the options in ``spec`` come first.
+        defaults: what a network offers, given to mixers that have such an option: ``qkv_bias``,
+            ``attn_drop_rate``, ``grid`` (tokens along each axis for which it is made) and ``layer`` (the number of
+            the block, from 0). The options in ``spec`` come first.
 
     Raises:
         ValueError: for an unknown mixer or option; the message lists the known ones.

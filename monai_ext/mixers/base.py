@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -21,7 +23,11 @@ class Mixer(nn.Module):
       may be among them.
     - ``takes_bias``: it takes an additive score bias (relative positions, window masks).
     - ``causal``: a token sees only those before it along the raster.
-    - ``fixed_grid``: its parameters belong to one grid.
+    - ``local``: a token sees some of the others only (its neighbourhood, or a pattern), not all.
+    - ``fixed_grid``: its parameters belong to one grid, the option ``grid``, which networks give by themselves.
+    - ``dims``: the spatial dimensions for which it is defined.
+
+    ``causal`` and ``local`` may depend on options: then the object has its own.
 
     Args:
         dim: channels C of a token.
@@ -29,18 +35,25 @@ class Mixer(nn.Module):
         spatial_dims: 2 or 3.
 
     Raises:
-        ValueError: for a width that the heads do not divide, or other than 2 or 3 spatial dimensions.
+        ValueError: for a width that the heads do not divide, or spatial dimensions for which there is no such mixer.
     """
 
     reads_grid: ClassVar[bool] = False
     takes_bias: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    local: ClassVar[bool] = False
     fixed_grid: ClassVar[bool] = False
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
 
     def __init__(self, dim: int, num_heads: int, spatial_dims: int) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if spatial_dims not in self.dims:
+            raise ValueError(
+                f"{type(self).__name__} is defined for images of {' and '.join(map(str, self.dims))} dimensions, "
+                f"not of {spatial_dims}: choose another mixer."
+            )
         if num_heads < 1 or dim % num_heads:
             raise ValueError(
                 f"the width {dim} is not divisible by num_heads {num_heads}: choose a multiple as width, "
@@ -50,6 +63,44 @@ class Mixer(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.spatial_dims = spatial_dims
+        self.grid: tuple[int, ...] | None = None
+
+    def bind_grid(self, grid: Sequence[int] | None) -> tuple[int, ...]:
+        """For mixers with ``fixed_grid``: remember the grid to which the parameters belong.
+
+        Raises:
+            ValueError: without a grid, or for one of other dimensions.
+        """
+        if grid is None:
+            raise ValueError(f"the parameters of {type(self).__name__} belong to one grid: give it as grid=[…].")
+        if len(grid) != self.spatial_dims or min(grid) < 1:
+            raise ValueError(f"grid must be {self.spatial_dims} numbers of tokens, got {tuple(grid)}.")
+        self.grid = tuple(grid)
+        return self.grid
+
+    def check_grid(self, x: torch.Tensor, grid: tuple[int, ...]) -> None:
+        """For mixers that read the grid.
+
+        Raises:
+            ValueError: where the tokens do not fill the grid, or it is not the one of the parameters.
+        """
+        if len(grid) != self.spatial_dims or math.prod(grid) != x.shape[1]:
+            raise ValueError(f"{x.shape[1]} tokens do not fill a grid of {tuple(grid)} in {self.spatial_dims}D.")
+        if self.grid is not None and tuple(grid) != self.grid:
+            raise ValueError(
+                f"the parameters of this {type(self).__name__} belong to a grid of {self.grid} tokens, got "
+                f"{tuple(grid)}: give images of the size for which the network was made, or choose another mixer."
+            )
+
+    @staticmethod
+    def to_map(x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        """Tokens (B, N, C) to a map (B, C, *grid)."""
+        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+
+    @staticmethod
+    def to_tokens(x: torch.Tensor) -> torch.Tensor:
+        """A map (B, C, *grid) to tokens (B, N, C)."""
+        return x.flatten(2).transpose(1, 2)
 
     def split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """A joint projection (B, N, 3C) as q, k and v, each a view (B, H, N, C / H)."""

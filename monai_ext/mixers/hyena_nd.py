@@ -165,15 +165,14 @@ class HyenaNDMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
-        b, n, c = x.shape
-        if len(grid) != self.spatial_dims or math.prod(grid) != n:
-            raise ValueError(f"{n} tokens do not fill a grid of {tuple(grid)} in {self.spatial_dims}D.")
-        u = self.qkv(x).transpose(1, 2).reshape(b, 3 * c, *grid)
+        b, _, c = x.shape
+        self.check_grid(x, grid)
+        u = self.to_map(self.qkv(x), grid)
         if self.causal:
             u = F.pad(u, (self.short_kernel - 1, 0) * len(grid))
         q, k, v = self.short(u).chunk(3, dim=1)
         y = hyena_nd(q, k, v, self._kernels(grid), self.skip, self.causal)
-        return self.proj(y.flatten(2).transpose(1, 2))
+        return self.proj(self.to_tokens(y))
 
     def _kernels(self, grid: tuple[int, ...]) -> list[torch.Tensor]:
         if len(self.filters) == 1:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from monai_ext.ops.shapes import check_qkv
+
 
 def linear_attention_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """The definition with the (N, N) weights in memory, in the dtype of the inputs."""
@@ -35,13 +37,9 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: flo
         (B, H, N, D) in the dtype of q
 
     Raises:
-        ValueError: for q, k, v of different or other than four-dimensional shapes.
+        ValueError: for q, k, v of different or other than four-dimensional shapes, or no tokens.
     """
-    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
-        raise ValueError(
-            f"q, k and v must share one shape (B, H, N, D), got {tuple(q.shape)}, {tuple(k.shape)} and "
-            f"{tuple(v.shape)}."
-        )
+    check_qkv(q, k, v)
     dtype, acc = q.dtype, torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         # contiguous once, or each product would keep a copy of its own for the backward

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from monai_ext.ops.shapes import check_qkv
+
 SCALES = ("n", "sqrt_n")
 # Elements of a block of tokens that is centred at a time: what bounds the working memory. A CPU is fastest where
 # they fit its cache.
@@ -72,11 +74,7 @@ def seqnorm_attention(
         ValueError: for q, k, v of different or other than four-dimensional shapes, no tokens, an affine of another
             shape, or an unknown scale.
     """
-    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape or not q.shape[2]:
-        raise ValueError(
-            f"q, k and v must share one shape (B, H, N, D) with N >= 1, got {tuple(q.shape)}, {tuple(k.shape)} "
-            f"and {tuple(v.shape)}."
-        )
+    check_qkv(q, k, v)
     expected = (3, q.shape[1], q.shape[3])
     if tuple(weight.shape) != expected or tuple(bias.shape) != expected:
         raise ValueError(

@@ -1,0 +1,64 @@
+"""N-dimensional Hyena, by a sum over all pairs of grid points."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+
+from monai_ext.mixers.hyena_nd import COHERENCE
+
+OPTIONS = [{}, {"filter": "product", "qkv_bias": True}, {"bidirectional": False}]
+FLAT = False  # the gain of the joint filter's first layer depends on the number of coordinates
+
+
+def tap(filter_, offset, grid, bidirectional):
+    """The kernel of one implicit filter at one offset, (C)."""
+    offset = [float(o) for o in offset]
+    h = torch.tensor([math.copysign(math.log1p(abs(o)), o) for o in offset], dtype=torch.float64)
+    for number, layer in enumerate(filter_.layers):
+        h = layer(h)
+        h = torch.sin(h if number else filter_.omega * h)
+    decay = filter_.log_decay.exp()
+    ranges = [range(1 - g if bidirectional else 0, g) for g in grid]
+    reach = [sum(abs(o) for o in place) for place in itertools.product(*ranges)]
+    energy = sum(torch.exp(-2 * decay * r) for r in reach)
+    total = sum(torch.exp(-decay * r) for r in reach)
+    gain = 1 / (energy + COHERENCE * total**2) ** 0.5
+    return filter_.out(h) * gain * torch.exp(-decay * sum(abs(o) for o in offset))
+
+
+def reference(mixer, x, grid):
+    bidirectional = not mixer.causal
+    points = list(itertools.product(*map(range, grid)))
+    number = {point: i for i, point in enumerate(points)}
+    taps, half = mixer.short_kernel, mixer.short_kernel // 2
+    u = mixer.qkv(x)
+    short = []
+    for point in points:
+        total = mixer.short.bias
+        for at in itertools.product(*[range(taps)] * len(grid)):
+            source = tuple(p + t - (half if bidirectional else taps - 1) for p, t in zip(point, at))
+            if source in number:
+                total = total + mixer.short.weight[(slice(None), 0, *at)] * u[:, number[source]]
+        short.append(total.expand(len(x), -1))
+    q, k, v = torch.stack(short, 1).chunk(3, -1)
+    z = k * v
+    kernel = {}
+    for offset in itertools.product(*[range(1 - g if bidirectional else 0, g) for g in grid]):
+        if len(mixer.filters) == 1:
+            kernel[offset] = tap(mixer.filters[0], offset, grid, bidirectional)
+        else:
+            kernel[offset] = torch.ones(x.shape[-1], dtype=x.dtype)
+            for filter_, o, g in zip(mixer.filters, offset, grid):
+                kernel[offset] = kernel[offset] * tap(filter_, (o,), (g,), bidirectional)
+    out = []
+    for p, point in enumerate(points):
+        total = mixer.skip * z[:, p]
+        for s, source in enumerate(points):
+            offset = tuple(a - b for a, b in zip(point, source))
+            if offset in kernel:
+                total = total + kernel[offset] * z[:, s]
+        out.append(q[:, p] * total)
+    return mixer.proj(torch.stack(out, 1))
