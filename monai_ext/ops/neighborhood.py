@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from monai_ext.ops.backends import choose_backend, why_not_cuda, why_not_installed
-from monai_ext.ops.shapes import check_qkv
-from monai_ext.ops.tiled_attention import tiled_attention
+from monai_ext.ops.tiled_attention import check_window, tiled_attention
 
 BACKENDS = ("natten",)
 
@@ -91,8 +90,7 @@ def neighborhood_attention(
     Raises:
         ValueError: for shapes that do not fit each other, even windows, or a backend that cannot run this.
     """
-    check_qkv(q, k, v)
-    check_window(q, grid, kernel_size, dilation)
+    check_window(q, k, v, grid, kernel_size, dilation)
     wanted = (q.shape[1], *(2 * size - 1 for size in kernel_size))
     if table is not None and tuple(table.shape) != wanted:
         raise ValueError(f"the table of relative positions must be (H, 2 k - 1, ..) = {wanted}, got {table.shape}.")
@@ -102,23 +100,6 @@ def neighborhood_attention(
     if choose_backend(backend, known) == "natten":
         return _natten(q, k, v, grid, kernel_size, dilation)
     return tiled_attention(q, k, v, grid, kernel_size, dilation, True, table)
-
-
-def check_window(q: torch.Tensor, grid: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int]) -> None:
-    """Refuse a grid that the tokens do not fill, and windows that are none.
-
-    Raises:
-        ValueError: for a grid of another number of tokens, even windows or dilations below 1.
-    """
-    if math.prod(grid) != q.shape[2] or not len(grid) == len(kernel_size) == len(dilation):
-        raise ValueError(
-            f"{q.shape[2]} tokens do not fill a grid of {tuple(grid)}, or the window {tuple(kernel_size)} with "
-            f"dilation {tuple(dilation)} has other axes."
-        )
-    if any(size < 1 or size % 2 == 0 for size in kernel_size) or any(r < 1 for r in dilation):
-        raise ValueError(
-            f"kernel_size must be odd and dilation at least 1, got {tuple(kernel_size)} and {tuple(dilation)}."
-        )
 
 
 def why_not_natten(

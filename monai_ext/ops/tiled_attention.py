@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from monai_ext.ops.shapes import check_qkv
+
 # Queries of a tile along each axis, by the number of axes: wider tiles share more keys, but mask more scores.
 TILE = {1: 32, 2: 8, 3: 4}
 # Scores of a block: what bounds the working memory. A CPU is fastest where they fit its cache.
@@ -232,6 +234,31 @@ def all_tiles(
     tile = TILE[len(grid)]
     for runs in itertools.product(*(runs_of_axis(g, k, r, tile, clamp) for g, k, r in zip(grid, kernel, dilation))):
         yield Tiles(runs, kernel, clamp, like, table)
+
+
+def check_window(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    grid: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """Refuse q, k and v of different shapes, a grid that the tokens do not fill, and windows that are none.
+
+    Raises:
+        ValueError: for q, k, v that do not share one shape (B, H, N, D), a grid of another number of tokens, even windows or dilations below 1.
+    """
+    check_qkv(q, k, v)
+    if math.prod(grid) != q.shape[2] or not len(grid) == len(kernel_size) == len(dilation):
+        raise ValueError(
+            f"{q.shape[2]} tokens do not fill a grid of {tuple(grid)}, or the window {tuple(kernel_size)} with "
+            f"dilation {tuple(dilation)} has other axes."
+        )
+    if any(size < 1 or size % 2 == 0 for size in kernel_size) or any(r < 1 for r in dilation):
+        raise ValueError(
+            f"kernel_size must be odd and dilation at least 1, got {tuple(kernel_size)} and {tuple(dilation)}."
+        )
 
 
 def tiled_attention(
