@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.dilated import DilatedMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.local import LocalMixer
+from monai_ext.mixers.neighborhood import NeighborhoodMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -22,6 +25,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "sima": SimAMixer,
     "linear": LinearMixer,
     "hyena_nd": HyenaNDMixer,
+    "neighborhood": NeighborhoodMixer,
+    "local": LocalMixer,
+    "dilated": DilatedMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
