@@ -72,7 +72,5 @@ class DilatedMixer(Mixer):
         self.refuse_bias(bias)
         self.check_grid(x, grid)
         q, k, v = self.split_heads(self.qkv(x))
-        x = dilated_attention(
-            q, k, v, self.segments, self.dilations, self.causal, self.offsets, self.weight_gradient
-        )
+        x = dilated_attention(q, k, v, self.segments, self.dilations, self.causal, self.offsets, self.weight_gradient)
         return self.proj(self.merge_heads(x))

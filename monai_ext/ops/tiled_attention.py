@@ -154,8 +154,8 @@ class Tiles:
         self.runs = runs
         self.queries = [run.queries for run in runs]
         self.keys = [run.keys for run in runs]
-        self.t = math.prod(size for _, size in self.queries)
-        self.s = math.prod(size for _, size in self.keys)
+        self.t = math.prod([size for _, size in self.queries])
+        self.s = math.prod([size for _, size in self.keys])
         axes = len(runs)
         seen = torch.ones((), dtype=torch.bool, device=like.device)
         number = torch.ones((), dtype=torch.long, device=like.device)  # of keys inside of the grid
@@ -176,7 +176,7 @@ class Tiles:
         self.bias = bias.masked_fill(~seen, -math.inf)
         # positions outside of the grid are keys and values of zeros: one such key stands for all of them
         outside = math.prod(kernel) - number.reshape(self.t, 1)
-        self.padded = not clamp and any(b - a < k for run, k in zip(runs, kernel) for a, b in run.windows)
+        self.padded = not clamp and any([b - a < k for run, k in zip(runs, kernel) for a, b in run.windows])
         if self.padded:
             self.bias = torch.cat([self.bias, outside.to(like.dtype).log().expand(len(self.bias), -1, -1)], -1)
 
@@ -231,8 +231,8 @@ def all_tiles(
     table: torch.Tensor | None,
 ) -> Iterator[Tiles]:
     """Every kind of tile of a grid."""
-    tile = TILE[len(grid)]
-    for runs in itertools.product(*(runs_of_axis(g, k, r, tile, clamp) for g, k, r in zip(grid, kernel, dilation))):
+    axes = [runs_of_axis(g, k, r, TILE[len(grid)], clamp) for g, k, r in zip(grid, kernel, dilation)]
+    for runs in itertools.product(*axes):
         yield Tiles(runs, kernel, clamp, like, table)
 
 

@@ -7,12 +7,12 @@ import itertools
 import torch
 
 OPTIONS = [
-    {"kernel_size": (5, 3, 1)},
+    {"kernel_size": 5},
     {},
     {"multi_head": True, "qkv_bias": True},
     {"kernel_size": 5, "dilation": 2},
 ]
-# a volume with one slice has padding above and below it, which takes part in the softmax, unless the window is flat
+# a volume with one slice has padding above and below it, which takes part in the softmax
 FLAT = False
 
 
