@@ -22,7 +22,7 @@ def local_attention_plain(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
 ) -> torch.Tensor:
-    """The definition with one shifted copy of the zero-padded keys and values a position, in the dtype of the inputs."""
+    """The definition with a shifted copy of the padded keys and values a position, in the dtype of the inputs."""
     reach = [size // 2 * r for size, r in zip(kernel_size, dilation)]
     padding = [0, 0, *(side for size in reversed(reach) for side in (size, size))]
     k, v = (F.pad(t.unflatten(2, tuple(grid)), padding) for t in (k, v))

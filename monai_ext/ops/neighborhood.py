@@ -127,7 +127,7 @@ def why_not_natten(
 def _natten(q, k, v, grid, kernel_size, dilation) -> torch.Tensor:
     import natten
 
-    function = {2: natten.na2d, 3: natten.na3d}[len(grid)]
+    function = natten.na2d if len(grid) == 2 else natten.na3d
     # its layout is (B, *grid, H, D)
     q, k, v = (t.transpose(1, 2).unflatten(1, tuple(grid)).contiguous() for t in (q, k, v))
     out = function(q, k, v, kernel_size=tuple(kernel_size), dilation=tuple(dilation))

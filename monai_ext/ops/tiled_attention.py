@@ -247,7 +247,8 @@ def check_window(
     """Refuse q, k and v of different shapes, a grid that the tokens do not fill, and windows that are none.
 
     Raises:
-        ValueError: for q, k, v that do not share one shape (B, H, N, D), a grid of another number of tokens, even windows or dilations below 1.
+        ValueError: for q, k, v that do not share one shape (B, H, N, D), a grid of another number of tokens, even
+            windows or dilations below 1.
     """
     check_qkv(q, k, v)
     if math.prod(grid) != q.shape[2] or not len(grid) == len(kernel_size) == len(dilation):

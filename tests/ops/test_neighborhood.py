@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_ext.ops import neighborhood, tiled_attention
-from monai_ext.ops.neighborhood import neighbors, neighborhood_attention, neighborhood_attention_plain
+from monai_ext.ops.neighborhood import neighborhood_attention, neighborhood_attention_plain, neighbors
 from tests.ops.compare import assert_bf16_close, assert_same, leaves
 
 # grid, window, dilation: several kinds of tile, one tile, fewer tokens than a window, classes of two sizes or empty
@@ -145,7 +145,7 @@ def test_natten_is_called(
         )
     assert calls == [(kernel, dilation)] * 2
     # what it cannot do is done without it, unless it is asked for
-    long = (1 + grid[0] // 2 * 2 + 2, *kernel[1:])
+    long = (2 * grid[0] + 1, *kernel[1:])
     for window, bias, reason in [(long, None, "that fit the grid"), (kernel, table, "no relative position bias")]:
         neighborhood_attention(*inputs, grid, window, dilation, bias)
         with pytest.raises(ValueError, match=reason):
