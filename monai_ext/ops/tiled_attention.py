@@ -48,7 +48,7 @@ def chunks(sizes: Sequence[int], limit: int) -> Iterator[tuple[slice, ...]]:
     steps: list[int] = []
     room = max(1, limit)
     for size in reversed(sizes):
-        steps.insert(0, min(size, room))
+        steps.insert(0, max(1, min(size, room)))
         room = max(1, room // steps[0])
     cuts = [[slice(i, min(i + step, size)) for i in range(0, size, step)] for size, step in zip(sizes, steps)]
     yield from itertools.product(*cuts)

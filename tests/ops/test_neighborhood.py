@@ -180,3 +180,20 @@ def test_blocks_on_a_gpu() -> None:
         results.append([out, *torch.autograd.grad(out.sin().sum(), inputs)])
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 12, 100])
+def test_chunks(limit: int) -> None:
+    """Every element once, in blocks within the limit; nothing of an empty batch."""
+    times = torch.zeros(2, 3, 4)
+    for block in tiled_attention.chunks(times.shape, limit):
+        assert times[block].numel() <= max(1, limit)
+        times[block] += 1
+    assert times.eq(1).all()
+    assert not list(tiled_attention.chunks((0, 3, 4), limit))
+
+
+def test_empty_batch() -> None:
+    q = torch.zeros(0, 2, 12, 4, requires_grad=True)
+    out = neighborhood_attention(q, q, q, (4, 3), (3, 3), (1, 1))
+    assert out.shape == q.shape and torch.autograd.grad(out.sum(), q)[0].shape == q.shape
