@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.cvt import CvTMixer
+from monai_ext.mixers.dct import DCTMixer
+from monai_ext.mixers.histogram import HistogramMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
+from monai_ext.mixers.strip import StripMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
 
@@ -22,6 +27,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "sima": SimAMixer,
     "linear": LinearMixer,
     "hyena_nd": HyenaNDMixer,
+    "cvt": CvTMixer,
+    "reduced": ReducedMixer,
+    "strip": StripMixer,
+    "dct": DCTMixer,
+    "histogram": HistogramMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
