@@ -57,8 +57,8 @@ class DCTMixer(Mixer):
         attn_drop_rate: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
-        shares = (float(keep),) * spatial_dims if isinstance(keep, (int, float)) else tuple(keep)
-        if len(shares) != spatial_dims or not all(0 < share <= 1 for share in shares):
+        shares = tuple(keep) if isinstance(keep, Sequence) else (keep,) * spatial_dims
+        if len(shares) != spatial_dims or not all(isinstance(s, (int, float)) and 0 < s <= 1 for s in shares):
             raise ValueError(
                 f"keep must be a share above 0 and at most 1, or {spatial_dims} of them, one an axis; got {keep}."
             )

@@ -17,7 +17,7 @@ def per_axis(name: str, value: int | Sequence[int], spatial_dims: int) -> tuple[
     Raises:
         ValueError: for another number of values, or one below 1.
     """
-    values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * spatial_dims
     if len(values) != spatial_dims or not all(isinstance(n, int) and n >= 1 for n in values):
         raise ValueError(f"{name} must be a whole number from 1, or {spatial_dims} of them, one an axis; got {value}.")
     return values
