@@ -95,8 +95,7 @@ def block_convolution(
     Returns:
         (B, C', ceil(g1 / r1) .. ceil(gD / rD))
     """
-    # tokens seen as a map lie channels last: slower on a CPU, and in bfloat16 with a stride and an axis of length 1
-    # PyTorch 2.13 then gives wrong gradients of the weight
+    # tokens seen as a map lie channels last, with which these convolutions are slower on a CPU
     x = x.contiguous()
     ends = [-g % r for g, r in zip(x.shape[2:], block)]
     if any(ends):

@@ -68,7 +68,7 @@ def test_blocks(grid: tuple[int, ...], block: tuple[int, ...], depthwise: bool) 
 
 @pytest.mark.parametrize("grid", [(3, 1, 5), (4, 3, 1), (1, 1, 1), (1, 6), (5, 1)], ids=str)
 def test_blocks_in_bf16_on_flat_grids(grid: tuple[int, ...]) -> None:
-    """Maps made from tokens lie channels last, where the weight's gradient has been found wrong."""
+    """Maps made from tokens lie channels last, where gradients of strided convolutions have been found wrong."""
     block = (2,) * len(grid)
     shape = (2, *grid, 8)
     assert_bf16_close(
