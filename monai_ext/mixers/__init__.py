@@ -13,9 +13,16 @@ from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.local import LocalMixer
 from monai_ext.mixers.neighborhood import NeighborhoodMixer
+from monai_ext.mixers.cvt import CvTMixer
+from monai_ext.mixers.dct import DCTMixer
+from monai_ext.mixers.histogram import HistogramMixer
+from monai_ext.mixers.hyena_nd import HyenaNDMixer
+from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
+from monai_ext.mixers.strip import StripMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
 
@@ -28,6 +35,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "neighborhood": NeighborhoodMixer,
     "local": LocalMixer,
     "dilated": DilatedMixer,
+    "cvt": CvTMixer,
+    "reduced": ReducedMixer,
+    "strip": StripMixer,
+    "dct": DCTMixer,
+    "histogram": HistogramMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]

@@ -1,0 +1,67 @@
+"""What a transformer block has beside its mixer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch.nn as nn
+from monai.networks.blocks import MLPBlock
+
+from monai_ext.blocks.kan import KANMLP
+from monai_ext.blocks.local_concentration import ConditionalPosition, LocalConcentration
+
+MLPS = ("mlp", "kan")
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What a block has beside its mixer, as a config gives it: ``"block": {"mlp": "kan"}``.
+
+    Attributes:
+        mlp: the feed-forward network: ``"mlp"``, or ``"kan"``, two Kolmogorov-Arnold layers (MedViTV2).
+        conditional_position: a depthwise convolution with a residual before the mixer (L2ViT).
+        local_concentration: a norm and two depthwise convolutions, with a residual, between mixer and feed-forward
+            network (L2ViT).
+
+    Raises:
+        ValueError: for an unknown feed-forward network.
+    """
+
+    mlp: str = "mlp"
+    conditional_position: bool = False
+    local_concentration: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mlp not in MLPS:
+            raise ValueError(f"unknown mlp {self.mlp!r}; known ones: {', '.join(MLPS)}.")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> BlockOptions:
+        """The options that a config gives; None for none.
+
+        Raises:
+            ValueError: for an unknown option.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [key for key in options or {} if key not in known]
+        if unknown:
+            raise ValueError(f"a block has no option {', '.join(map(repr, unknown))}; its options: {', '.join(known)}.")
+        return cls(**(options or {}))
+
+    def feed_forward(self, dim: int, mlp_dim: int, dropout_rate: float, dropout_mode: str = "vit") -> nn.Module:
+        """The feed-forward network; the mode is that of MONAI's ``MLPBlock``."""
+        if self.mlp == "kan":
+            return KANMLP(dim, mlp_dim, dropout_rate)
+        return MLPBlock(dim, mlp_dim, dropout_rate, dropout_mode=dropout_mode)
+
+    def convolutions(self, dim: int, spatial_dims: int) -> tuple[nn.Module | None, nn.Module | None]:
+        """The conditional position and the local concentration, where they are asked for."""
+        return (
+            ConditionalPosition(dim, spatial_dims) if self.conditional_position else None,
+            LocalConcentration(dim, spatial_dims) if self.local_concentration else None,
+        )
+
+
+PLAIN = BlockOptions()  # nothing beside the mixer and an MLP

@@ -1,0 +1,6 @@
+class ConditionalPosition:
+    pass
+
+
+class LocalConcentration:
+    pass
