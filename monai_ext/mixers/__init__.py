@@ -10,6 +10,10 @@ from typing import Any
 from monai_ext.mixers.base import Mixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.linformer import LinformerMixer
+from monai_ext.mixers.nystrom import NystromMixer
+from monai_ext.mixers.performer import PerformerMixer
+from monai_ext.mixers.relu_linear import ReLULinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -21,6 +25,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "seqnorm": SeqNormMixer,
     "sima": SimAMixer,
     "linear": LinearMixer,
+    "relu_linear": ReLULinearMixer,
+    "performer": PerformerMixer,
+    "nystrom": NystromMixer,
+    "linformer": LinformerMixer,
     "hyena_nd": HyenaNDMixer,
 }
 
