@@ -19,6 +19,10 @@ from monai_ext.mixers.histogram import HistogramMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.reduced import ReducedMixer
+from monai_ext.mixers.linformer import LinformerMixer
+from monai_ext.mixers.nystrom import NystromMixer
+from monai_ext.mixers.performer import PerformerMixer
+from monai_ext.mixers.relu_linear import ReLULinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -31,6 +35,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "seqnorm": SeqNormMixer,
     "sima": SimAMixer,
     "linear": LinearMixer,
+    "relu_linear": ReLULinearMixer,
+    "performer": PerformerMixer,
+    "nystrom": NystromMixer,
+    "linformer": LinformerMixer,
     "hyena_nd": HyenaNDMixer,
     "neighborhood": NeighborhoodMixer,
     "local": LocalMixer,

@@ -1,0 +1,240 @@
+"""Performer attention: random features of the softmax kernel, FAVOR+ (Choromanski et al., arXiv 2009.14794, 2021).
+
+Legend: B batch, H heads, N tokens, D channels of a head, M random features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from monai_ext.ops.shapes import check_qkv
+
+FEATURES = ("exp", "relu")
+# added to every feature
+EPS = {"exp": 1e-4, "relu": 1e-3}
+# Features of a block of tokens that are in memory at a time: what bounds the working memory. A CPU is fastest where
+# they fit its cache.
+BLOCK_CPU, BLOCK = 2**18, 2**24
+
+
+def orthogonal_features(count: int, dim: int) -> torch.Tensor:
+    """A random matrix (count, dim) with rows as long as normal vectors, orthogonal in blocks of ``dim`` rows."""
+    blocks = []
+    for start in range(0, count, dim):
+        q, r = torch.linalg.qr(torch.randn(dim, dim))
+        # with these signs the rotation is uniformly distributed
+        blocks.append((q * r.diagonal().sign()).T[: count - start])
+    return torch.randn(count, dim).norm(dim=1, keepdim=True) * torch.cat(blocks)
+
+
+def performer_attention_plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str = "exp"
+) -> torch.Tensor:
+    """The definition with the (N, N) weights in memory, in the dtype of the inputs."""
+    scale = q.shape[-1] ** -0.25
+    q, k = scale * q, scale * k
+    q_dash, k_dash = q @ projection.T, k @ projection.T
+    if feature == "relu":
+        q, k = F.relu(q_dash), F.relu(k_dash)
+    else:
+        q = torch.exp(q_dash - q.square().sum(-1, keepdim=True) / 2 - q_dash.amax(-1, keepdim=True))
+        k = torch.exp(k_dash - k.square().sum(-1, keepdim=True) / 2 - k_dash.amax((-2, -1), keepdim=True))
+    weights = (q + EPS[feature]) @ (k + EPS[feature]).transpose(-2, -1)
+    return weights @ v / weights.sum(-1, keepdim=True)
+
+
+def performer_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str = "exp"
+) -> torch.Tensor:
+    """Non-causal linear attention with positive random features: ``f(q) (f(k)^T v) / (f(q) sum_N f(k))``.
+
+    With w the rows of the projection and x scaled by D^-1/4, ``f(x) = exp(w x - |x|^2 / 2 - c) + 1e-4``: without c and
+    the last term its inner products are, in the mean, those weights of a softmax that are to be approximated; c is the
+    largest ``w x`` of the token for a query, and over all tokens of the sample and head for keys. ``"relu"`` has
+    ``f(x) = max(w x, 0) + 1e-3`` instead. O(N M D) time. The features, M / D times the size of q, are made block by
+    block and again in the backward, so memory is that of q, k, v and the output plus a bounded rest. Keys take one
+    pass, in which the sums are rescaled as the largest exponent grows.
+
+    Departures from published code: the derivative includes that of c, on which f depends through the last term; where
+    that code takes the largest exponent over the batch, ours is one for each sample and head. Products and exponents
+    are in float32 at least, also under autocast. Not twice differentiable; the projection gets no gradient.
+
+    Args:
+        q: queries (B, H, N, D), in any strides.
+        k: keys (B, H, N, D).
+        v: values (B, H, N, D).
+        projection: random directions (M, D).
+        feature: ``"exp"`` (the softmax kernel) or ``"relu"``.
+
+    Returns:
+        (B, H, N, D) in the dtype of q
+
+    Raises:
+        ValueError: for q, k, v of different or other than four-dimensional shapes, no tokens, a projection of another
+            width, or an unknown feature.
+    """
+    check_qkv(q, k, v)
+    check_feature(feature)
+    if projection.ndim != 2 or projection.shape[1] != q.shape[3] or not len(projection):
+        raise ValueError(f"projection must be (M, D) with M >= 1, D = {q.shape[3]}, got {tuple(projection.shape)}.")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
+        return _Performer.apply(q, k, v, projection.detach(), feature)
+    # outside of training no autograd function stands in the way of tracing and export
+    return _forward(q, k, v, projection.detach(), feature)[0]
+
+
+def check_feature(feature: str) -> None:
+    """Refuse an unknown feature.
+
+    Raises:
+        ValueError: for any but those of ``FEATURES``.
+    """
+    if feature not in FEATURES:
+        raise ValueError(f"feature must be one of {', '.join(map(repr, FEATURES))}, got {feature!r}.")
+
+
+def _blocks(x: torch.Tensor, features: int) -> list[tuple[slice, list[slice]]]:
+    """Groups of samples and, within each, blocks of tokens, so that a block holds about ``BLOCK`` features."""
+    b, h, n, _ = x.shape
+    room = (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // max(1, h * features)
+    group = min(b, max(1, room // n))
+    step = min(n, max(1, room // max(1, group)))
+    tokens = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    return [(slice(start, min(start + group, b)), tokens) for start in range(0, b, group)]
+
+
+def _empty(x: torch.Tensor) -> torch.Tensor:
+    """(B, H, N, D) whose memory is ordered (B, N, H, D), so that merging the heads needs no copy."""
+    b, h, n, d = x.shape
+    return x.new_empty((b, n, h, d)).transpose(1, 2)
+
+
+def _half_square(x: torch.Tensor) -> torch.Tensor:
+    return x.square().sum(-1, keepdim=True) / 2
+
+
+def _with_one(v: torch.Tensor) -> torch.Tensor:
+    """A further channel of ones: its sums are those of the weights."""
+    return torch.cat([v, v.new_ones((*v.shape[:-1], 1))], -1)
+
+
+def _query_features(x: torch.Tensor, weight: torch.Tensor, feature: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Features without eps (B, H, n, M), and for each token which one is the largest."""
+    dash = x @ weight.T
+    if feature == "relu":
+        return dash.relu_(), None
+    top, where = dash.max(-1, keepdim=True)
+    return (dash - (_half_square(x) + top)).exp_(), where
+
+
+def _forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str
+) -> tuple[torch.Tensor, ...]:
+    """Output, sums over tokens of f(k) (v, 1) (B, H, M, D + 1), largest exponent of the keys, its place (B, H)."""
+    acc = torch.promote_types(q.dtype, torch.float32)
+    h, d = q.shape[1], q.shape[3]
+    m, scale, eps = len(projection), d**-0.25, EPS[feature]
+    with torch.autocast(q.device.type, enabled=False):
+        weight = projection.to(acc)
+        out, sums, tops, places = _empty(q), [], [], []
+        for group, tokens in _blocks(q, m):
+            like = q[group].shape[0]
+            total = weight.new_zeros((like, h, m, d + 1))
+            plain = weight.new_zeros((like, h, 1, d + 1))
+            top = weight.new_full((like, h, 1, 1), -torch.inf)
+            place = torch.zeros((like, h, 1), dtype=torch.long, device=q.device)
+            for at in tokens:
+                x, y = scale * k[group, :, at].to(acc), _with_one(v[group, :, at].to(acc))
+                dash = x @ weight.T
+                if feature == "relu":
+                    e = dash.relu_()
+                else:
+                    largest, where = dash.flatten(2).max(-1, keepdim=True)
+                    new = torch.maximum(top, largest.unsqueeze(-1))
+                    place = torch.where(largest > top.squeeze(-1), where + at.start * m, place)
+                    total = total * (top - new).exp()
+                    top = new
+                    e = (dash - (_half_square(x) + top)).exp_()
+                total = total + e.transpose(-2, -1) @ y
+                plain = plain + y.sum(-2, keepdim=True)
+            total = total + eps * plain
+            for at in tokens:
+                e, _ = _query_features(scale * q[group, :, at].to(acc), weight, feature)
+                y = (e + eps) @ total
+                out[group, :, at] = (y[..., :-1] / y[..., -1:]).to(q.dtype)
+            sums.append(total)
+            tops.append(top)
+            places.append(place)
+    return out, torch.cat(sums), torch.cat(tops), torch.cat(places)
+
+
+class _Performer(torch.autograd.Function):
+    """Random features with a backward that makes them again, block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, q, k, v, projection: torch.Tensor, feature: str) -> torch.Tensor:
+        out, total, top, place = _forward(q, k, v, projection, feature)
+        ctx.save_for_backward(q, k, v, projection, total, top, place)
+        ctx.feature = feature
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, projection, totals, tops, places = ctx.saved_tensors
+        feature = ctx.feature
+        scale, eps, acc = q.shape[-1] ** -0.25, EPS[feature], totals.dtype
+        with torch.autocast(q.device.type, enabled=False):
+            weight = projection.to(acc)
+            dq, dk, dv = _empty(q), _empty(k), _empty(v)
+            for group, tokens in _blocks(q, len(projection)):
+                total, top, place = totals[group], tops[group], places[group]
+                d_total = torch.zeros_like(total)
+                for at in tokens:
+                    x, g = scale * q[group, :, at].to(acc), grad[group, :, at].to(acc)
+                    e, where = _query_features(x, weight, feature)
+                    f = e + eps
+                    y = f @ total
+                    # of the sums and the normalisation, side by side
+                    g = g / y[..., -1:]
+                    g = torch.cat([g, -(g * y[..., :-1]).sum(-1, keepdim=True) / y[..., -1:]], -1)
+                    d_total = d_total + f.transpose(-2, -1) @ g
+                    dq[group, :, at] = scale * _to_tokens(g @ total.transpose(-2, -1), e, x, weight, where)
+                d_top = torch.zeros_like(top)
+                for at in tokens:
+                    x, y = scale * k[group, :, at].to(acc), v[group, :, at].to(acc)
+                    dash = x @ weight.T
+                    e = dash.relu_() if feature == "relu" else (dash - (_half_square(x) + top)).exp_()
+                    dv[group, :, at] = (e + eps) @ d_total[..., :-1]
+                    d_f = y @ d_total[..., :-1].transpose(-2, -1) + d_total[..., -1:].transpose(-2, -1)
+                    if feature == "exp":
+                        d_top = d_top - (d_f * e).sum((-2, -1), keepdim=True)
+                    dk[group, :, at] = scale * _to_tokens(d_f, e, x, weight, None, feature == "exp")
+                if feature == "exp":
+                    # the largest exponent is w x of one token
+                    m = len(weight)
+                    token = (place // m).unsqueeze(-1).expand(-1, -1, -1, q.shape[-1])
+                    dk[group].scatter_add_(2, token, (scale * d_top * weight[place % m]).to(dk.dtype))
+        return dq, dk, dv, None, None
+
+
+def _to_tokens(
+    d_f: torch.Tensor,
+    e: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    where: torch.Tensor | None,
+    exponential: bool = False,
+) -> torch.Tensor:
+    """The gradient of scaled tokens from that of their features."""
+    if where is None and not exponential:
+        return (d_f * (e > 0)) @ weight
+    d_dash = d_f * e
+    along = d_dash.sum(-1, keepdim=True)
+    if where is not None:
+        d_dash.scatter_add_(-1, where, -along)
+    return d_dash @ weight - along * x
