@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.mixers.dilated import DilatedMixer
-from monai_ext.mixers.hyena_nd import HyenaNDMixer
-from monai_ext.mixers.linear import LinearMixer
-from monai_ext.mixers.local import LocalMixer
-from monai_ext.mixers.neighborhood import NeighborhoodMixer
 from monai_ext.mixers.cvt import CvTMixer
 from monai_ext.mixers.dct import DCTMixer
+from monai_ext.mixers.dilated import DilatedMixer
 from monai_ext.mixers.histogram import HistogramMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
-from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.linformer import LinformerMixer
+from monai_ext.mixers.local import LocalMixer
+from monai_ext.mixers.neighborhood import NeighborhoodMixer
 from monai_ext.mixers.nystrom import NystromMixer
 from monai_ext.mixers.performer import PerformerMixer
+from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.relu_linear import ReLULinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
