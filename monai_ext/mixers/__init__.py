@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.cross_scan import CrossScanMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.mamba import MambaMixer
+from monai_ext.mixers.mambavision import MambaVisionMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
+from monai_ext.mixers.vim import VimMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
 
@@ -22,6 +26,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "sima": SimAMixer,
     "linear": LinearMixer,
     "hyena_nd": HyenaNDMixer,
+    "mamba": MambaMixer,
+    "vim": VimMixer,
+    "mambavision": MambaVisionMixer,
+    "cross_scan": CrossScanMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
