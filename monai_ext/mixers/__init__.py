@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.cross_scan import CrossScanMixer
 from monai_ext.mixers.cvt import CvTMixer
 from monai_ext.mixers.dct import DCTMixer
 from monai_ext.mixers.dilated import DilatedMixer
@@ -16,6 +17,8 @@ from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.linformer import LinformerMixer
 from monai_ext.mixers.local import LocalMixer
+from monai_ext.mixers.mamba import MambaMixer
+from monai_ext.mixers.mambavision import MambaVisionMixer
 from monai_ext.mixers.neighborhood import NeighborhoodMixer
 from monai_ext.mixers.nystrom import NystromMixer
 from monai_ext.mixers.performer import PerformerMixer
@@ -25,6 +28,7 @@ from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
 from monai_ext.mixers.strip import StripMixer
+from monai_ext.mixers.vim import VimMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
 
@@ -46,6 +50,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "strip": StripMixer,
     "dct": DCTMixer,
     "histogram": HistogramMixer,
+    "mamba": MambaMixer,
+    "vim": VimMixer,
+    "mambavision": MambaVisionMixer,
+    "cross_scan": CrossScanMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
