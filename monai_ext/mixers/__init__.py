@@ -13,6 +13,7 @@ from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
+from monai_ext.mixers.vil import VilMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
 
@@ -22,6 +23,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "sima": SimAMixer,
     "linear": LinearMixer,
     "hyena_nd": HyenaNDMixer,
+    "vil": VilMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]

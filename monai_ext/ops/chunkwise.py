@@ -75,28 +75,29 @@ def decayed_product(
         for start, stop in spans if way == BACK else reversed(spans):
             at, chunk = slice(start, stop), min(CHUNK, stop - start)
             chunks = (stop - start) // chunk
-            ta, tb, tc = (t(at).unflatten(2, (chunks, chunk)) for t in (a, b, c))
+            # contiguous once, or each product would make copies of its own
+            ta, tb, tc = (t(at).contiguous().unflatten(2, (chunks, chunk)) for t in (a, b, c))
+            edge = edges[..., start : stop + 1 : chunk]
             x, y = (t[..., at].unflatten(-1, (chunks, chunk)) for t in (rows, columns))
+            # relative to what a chunk begins with, so that little is lost where these are rounded
+            x, y = ((t - edge[..., :-1, None]).to(ta.dtype) for t in (x, y))
             out = None
             if direction != BOTH or way == BACK:
-                out = ((ta @ tb.transpose(-2, -1)) * _within(x, y, direction, ta.dtype)) @ tc
+                out = (ta @ tb.transpose(-2, -1)).mul_(_within(x, y, direction)) @ tc
             if n > CHUNK:
-                inter, state = _between(ta, tb, tc, x, y, edges[..., start : stop + 1 : chunk], way, state)
+                inter, state = _between(ta, tb, tc, x, y, edge, way, state)
                 out = inter if out is None else out.add_(inter)
             if out is not None:
                 yield at, out.flatten(2, 3)
 
 
-def _within(x: torch.Tensor, y: torch.Tensor, direction: str, dtype: torch.dtype) -> torch.Tensor:
+def _within(x: torch.Tensor, y: torch.Tensor, direction: str) -> torch.Tensor:
     """Weights (B, H, G, L, L) within chunks."""
-    log = x.unsqueeze(-1) - y.unsqueeze(-2)
-    if direction == BOTH:
-        log = torch.minimum(log, log.transpose(-2, -1))
-    else:
-        ahead = torch.ones(log.shape[-2:], dtype=torch.bool, device=log.device).triu(1)
-        log = log.masked_fill(ahead, -torch.inf)
-    weights = log.to(dtype).exp_()
-    return weights.transpose(-2, -1) if direction == AHEAD else weights
+    if direction == BACK:
+        return (x.unsqueeze(-1) - y.unsqueeze(-2)).exp_().tril_()
+    if direction == AHEAD:
+        return (x.unsqueeze(-2) - y.unsqueeze(-1)).exp_().triu_()
+    return (x.unsqueeze(-2) - y.unsqueeze(-1)).abs_().neg_().exp_()
 
 
 def _between(
@@ -110,16 +111,14 @@ def _between(
     state: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What chunks get from those before (or ahead), and the state (B, H, 1, I, J) that the next block begins with."""
-    first, second = edges[..., :-1, None], edges[..., 1:, None]
-    from_state, to_state = (x - first, second - y) if way == BACK else (second - y, x - first)
-    keep = edges.unsqueeze(-1) - edges.unsqueeze(-2)
-    beyond = torch.ones(keep.shape[-2:], dtype=torch.bool, device=keep.device).triu(1)
-    keep = keep.masked_fill(beyond, -torch.inf).to(a.dtype).exp_()
-    added = (b * to_state.to(a.dtype).exp_().unsqueeze(-1)).transpose(-2, -1) @ c
+    step = (edges[..., 1:] - edges[..., :-1]).to(a.dtype).unsqueeze(-1)
+    from_state, to_state = (x.exp(), (step - y).exp_()) if way == BACK else ((step - y).exp_(), x.exp())
+    keep = (edges.unsqueeze(-1) - edges.unsqueeze(-2)).to(a.dtype).exp_().tril_()
+    added = (b * to_state.unsqueeze(-1)).transpose(-2, -1) @ c
     if state is None:
         state = torch.zeros_like(added[:, :, :1])
     parts = (state, added) if way == BACK else (added, state)
     keep = keep if way == BACK else keep.transpose(-2, -1)
     states = (keep @ torch.cat(parts, 2).flatten(-2)).unflatten(-1, added.shape[-2:])
     read, state = (states[:, :, :-1], states[:, :, -1:]) if way == BACK else (states[:, :, 1:], states[:, :, :1])
-    return (a * from_state.to(a.dtype).exp_().unsqueeze(-1)) @ read, state
+    return (a * from_state.unsqueeze(-1)) @ read, state
