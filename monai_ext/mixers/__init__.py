@@ -10,6 +10,7 @@ from typing import Any
 from monai_ext.mixers.base import Mixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.retention import RetentionMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -23,6 +24,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "sima": SimAMixer,
     "linear": LinearMixer,
     "hyena_nd": HyenaNDMixer,
+    "retention": RetentionMixer,
     "vil": VilMixer,
 }
 
