@@ -24,10 +24,12 @@ from monai_ext.mixers.nystrom import NystromMixer
 from monai_ext.mixers.performer import PerformerMixer
 from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.relu_linear import ReLULinearMixer
+from monai_ext.mixers.retention import RetentionMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
 from monai_ext.mixers.strip import StripMixer
+from monai_ext.mixers.vil import VilMixer
 from monai_ext.mixers.vim import VimMixer
 
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
@@ -54,6 +56,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "vim": VimMixer,
     "mambavision": MambaVisionMixer,
     "cross_scan": CrossScanMixer,
+    "retention": RetentionMixer,
+    "vil": VilMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
