@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.hyena import HyenaMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
@@ -21,6 +22,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "seqnorm": SeqNormMixer,
     "sima": SimAMixer,
     "linear": LinearMixer,
+    "hyena": HyenaMixer,
     "hyena_nd": HyenaNDMixer,
 }
 
