@@ -194,7 +194,9 @@ class HyenaMixer(Mixer):
         self.width = dim // self.copies
         total = (order + 1) * dim
         self.in_proj = nn.Linear(dim, total)
-        self.short = nn.Conv1d(total, total, short_kernel, groups=total)
+        # looking back only, it is padded in front by forward
+        padding = 0 if self.causal else short_kernel // 2
+        self.short = nn.Conv1d(total, total, short_kernel, padding=padding, groups=total)
         self.filter = HyenaFilter(
             (order - 1) * self.width,
             self.causal,
@@ -227,8 +229,8 @@ class HyenaMixer(Mixer):
         b, n, c = x.shape
         if self.max_length is not None and n > self.max_length:
             raise ValueError(f"{n} tokens are more than max_length {self.max_length}: choose a larger max_length.")
-        u, reach = self.in_proj(x).transpose(1, 2), self.short_kernel - 1
-        u = self.short(F.pad(u, (reach, 0) if self.causal else (reach // 2, reach // 2)))
+        u = self.in_proj(x).transpose(1, 2)
+        u = self.short(F.pad(u, (self.short_kernel - 1, 0)) if self.causal else u)
         *gates, v = (
             t.flatten(0, 1) for t in u.reshape(b, self.copies, self.order + 1, self.width, n).unbind(2)
         )  # each (B copies, width, N)
