@@ -10,6 +10,7 @@ from typing import Any
 from monai_ext.mixers.base import Mixer
 from monai_ext.mixers.hyena import HyenaMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
+from monai_ext.mixers.hyena_pixel import HyenaPixelMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
@@ -24,6 +25,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "linear": LinearMixer,
     "hyena": HyenaMixer,
     "hyena_nd": HyenaNDMixer,
+    "hyena_pixel": HyenaPixelMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
