@@ -13,7 +13,9 @@ from monai_ext.mixers.cvt import CvTMixer
 from monai_ext.mixers.dct import DCTMixer
 from monai_ext.mixers.dilated import DilatedMixer
 from monai_ext.mixers.histogram import HistogramMixer
+from monai_ext.mixers.hyena import HyenaMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
+from monai_ext.mixers.hyena_pixel import HyenaPixelMixer
 from monai_ext.mixers.linear import LinearMixer
 from monai_ext.mixers.linformer import LinformerMixer
 from monai_ext.mixers.local import LocalMixer
@@ -58,6 +60,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "cross_scan": CrossScanMixer,
     "retention": RetentionMixer,
     "vil": VilMixer,
+    "hyena": HyenaMixer,
+    "hyena_nd": HyenaNDMixer,
+    "hyena_pixel": HyenaPixelMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]

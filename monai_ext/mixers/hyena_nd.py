@@ -165,7 +165,6 @@ class HyenaNDMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
-        b, _, c = x.shape
         self.check_grid(x, grid)
         u = self.to_map(self.qkv(x), grid)
         if self.causal:

@@ -33,17 +33,18 @@ def long_convolution_plain(x: torch.Tensor, kernel: torch.Tensor, causal: bool =
 def long_convolution(x: torch.Tensor, kernel: torch.Tensor, causal: bool = False) -> torch.Tensor:
     """Linear (zero-padded, not circular) depthwise convolution over a grid of any dimension.
 
-    ``y[p] = sum_q kernel[p - q] x[q]``. The kernel covers every pair of grid points: along an axis of g points it has
-    2g - 1 taps, the middle one at offset 0, or, when causal, g taps for the offsets 0 .. g - 1, so that a point sees
-    only those which lie behind it along every axis. A kernel of one tap along an axis leaves that axis out, which is
-    how a separable kernel is applied axis by axis. Axes are padded to a length of at least 2g - 1 with factors 2, 3
-    and 5 only, each just before it is transformed and cropped just after it comes back. O(C N log N) time. The
+    ``y[p] = sum_q kernel[p - q] x[q]``. A kernel that covers every pair of grid points has 2g - 1 taps along an axis
+    of g points, the middle one at offset 0, or, when causal, g taps for the offsets 0 .. g - 1, so that a point sees
+    only those which lie behind it along every axis. It may have fewer taps (an odd number; when causal, any), and
+    then reaches less far. One tap along an axis leaves that axis out, which is how a separable kernel is applied axis
+    by axis. Axes are padded with as much as the kernel reaches, to a length with factors 2, 3 and 5 only, each just
+    before it is transformed and cropped just after it comes back. O(C N log N) time. The
     backward transforms x and kernel again instead of keeping spectra of 2^D times their size, and both passes work
     on groups of channels; so memory is that of x, kernel and y plus a bounded rest. Not twice differentiable.
 
     Args:
         x: (B, C, g1 .. gD).
-        kernel: (C, k1 .. kD), each k either 2g - 1 (causal: g) or 1.
+        kernel: (C, k1 .. kD), each k odd and at most 2g - 1 (causal: at most g, odd or even).
         causal: whether the kernel holds the offsets 0 .. g - 1 alone.
 
     Returns:
@@ -59,8 +60,10 @@ def long_convolution(x: torch.Tensor, kernel: torch.Tensor, causal: bool = False
             f"x must be (B, C, *grid) and the kernel (C, *taps) with as many axes, got {tuple(x.shape)} and "
             f"{tuple(kernel.shape)}."
         )
-    if any(k not in (1, f) for k, f in zip(taps, full)):
-        raise ValueError(f"a kernel for the grid {grid} has {full} taps (or 1 along an axis), got {taps}.")
+    if any(k > f or k < 1 or (k % 2 == 0 and not causal) for k, f in zip(taps, full)):
+        raise ValueError(
+            f"a kernel for the grid {grid} has {full} taps or fewer{'' if causal else ', an odd number'}, got {taps}."
+        )
     if torch.is_grad_enabled() and (x.requires_grad or kernel.requires_grad):
         return _LongConvolution.apply(x, kernel, causal)
     return _forward(x, kernel, causal)
@@ -87,9 +90,10 @@ class _Plan:
         self.acc = torch.promote_types(x.dtype, torch.float32)
         # axes counted from the end; one-tap axes need no transform
         self.axes = [i - len(self.grid) for i, k in enumerate(self.taps) if k > 1]
-        # 2g - 1 is enough: what wraps around falls outside of the part that is kept
-        self.lengths = {a: fft_length(2 * self.grid[a] - 1) for a in self.axes}
-        self.starts = {a: 0 if causal else self.grid[a] - 1 for a in self.axes}
+        # this is enough: what wraps around falls outside of the part that is kept
+        reach = {a: self.taps[a] - 1 if causal else self.taps[a] // 2 for a in self.axes}
+        self.lengths = {a: fft_length(self.grid[a] + reach[a]) for a in self.axes}
+        self.starts = {a: 0 if causal else reach[a] for a in self.axes}
         spectrum = x.shape[0]
         for i, g in enumerate(self.grid):
             spectrum *= self.lengths.get(i - len(self.grid), g)

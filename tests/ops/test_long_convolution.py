@@ -58,6 +58,15 @@ def test_axes_with_one_tap(causal: bool) -> None:
         assert_same(lambda *t: long_convolution(*t, causal), lambda *t: direct_sum(*t, causal), inputs)
 
 
+@pytest.mark.parametrize(
+    ("taps", "causal"), [((3, 5), False), ((7, 3), False), ((3, 1), False), ((2, 3), True), ((4, 2), True)], ids=str
+)
+def test_kernels_smaller_than_the_grid(taps: tuple[int, ...], causal: bool) -> None:
+    inputs = leaves((2, 2, 4, 7), (2, *taps))
+    assert_same(lambda *t: long_convolution(*t, causal), lambda *t: direct_sum(*t, causal), inputs)
+    assert_same(lambda *t: long_convolution_plain(*t, causal), lambda *t: direct_sum(*t, causal), inputs)
+
+
 def test_conv3d() -> None:
     x, kernel = leaves((2, 4, 5, 3, 4), (4, 9, 5, 7))
 

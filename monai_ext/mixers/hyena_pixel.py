@@ -1,0 +1,177 @@
+"""HyenaPixel as a mixer.
+
+Legend: B batch, N tokens, C channels, D spatial dimensions, K taps of the kernel along an axis, E features of an axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from monai_ext.mixers.base import Mixer
+from monai_ext.ops.long_convolution import long_convolution
+
+# taps along each axis where none are given, by dimension
+KERNEL_SIZES = {2: 111, 3: 31}
+# the envelope falls to TARGET at a distance of so many kernels, from SLOW in the first channel to FAST in the last
+TARGET, SLOW, FAST = 0.01, 1.5, 0.3
+
+
+def sine_features(size: int, count: int) -> torch.Tensor:
+    """The sine and cosine features of the positions 0 .. size - 1, interleaved: (count, size)."""
+    rates = torch.exp(torch.arange(0, count, 2) * (-math.log(10000) / count))
+    angles = rates.unsqueeze(-1) * torch.arange(size)
+    return torch.stack([angles.sin(), angles.cos()], 1).flatten(0, 1)
+
+
+class PixelFilter(nn.Module):
+    """A kernel of K taps along each axis, from learnt positions.
+
+    ``kernel_c(o) = mlp_c(z(o)) * (exp(-|o| |delta_c|) + shift_c)`` with the Euclidean length of the offset o in
+    tokens. The positions z start as sines and cosines of the tap's place along each axis (E of them an axis, those of
+    the last axis first) and are parameters themselves, as are delta (which starts from ``-ln(TARGET) / (SLOW K)`` to
+    the same with ``FAST``) and shift. For a grid that has less than K offsets along an axis only the middle of the
+    kernel is made. Computed in float32 at least, also under autocast.
+
+    Args:
+        channels: kernels to make.
+        dims: axes.
+        size: K.
+        features: E.
+        width: width of the network.
+        train_positions: whether z is a parameter, of E D K^D numbers; otherwise it is made when it is needed.
+    """
+
+    def __init__(self, channels: int, dims: int, size: int, features: int, width: int, train_positions: bool) -> None:
+        super().__init__()
+        self.dims, self.size, self.features = dims, size, features
+        self.layers = nn.ModuleList([nn.Linear(dims * features, width), nn.Linear(width, width)])
+        self.freqs = nn.Parameter(torch.ones(2, width))
+        self.out = nn.Linear(width, channels, bias=False)
+        slow, fast = math.log(TARGET) / SLOW / size, math.log(TARGET) / FAST / size
+        self.deltas = nn.Parameter(torch.linspace(slow, fast, channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.z = nn.Parameter(self._positions((size,) * dims)) if train_positions else None
+
+    def _positions(self, taps: tuple[int, ...]) -> torch.Tensor:
+        """(E D, *taps), of the taps in the middle."""
+        axes = []
+        for axis in reversed(range(self.dims)):
+            start = (self.size - taps[axis]) // 2
+            z = sine_features(self.size, self.features)[:, start : start + taps[axis]]
+            shape = [-1 if a == axis else 1 for a in range(self.dims)]
+            axes.append(z.reshape(self.features, *shape).expand(-1, *taps))
+        return torch.cat(axes)
+
+    def forward(self, grid: tuple[int, ...]) -> torch.Tensor:
+        """The kernel (channels, *taps), of min(K, 2g - 1) taps along each axis of g points."""
+        weight = self.out.weight
+        acc = torch.promote_types(weight.dtype, torch.float32)
+        taps = tuple(min(self.size, 2 * g - 1) for g in grid)
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.z is None:
+                z = self._positions(taps).to(weight.device)
+            else:
+                z = self.z[(slice(None), *(slice((self.size - k) // 2, (self.size + k) // 2) for k in taps))]
+            h = z.to(acc).flatten(1)
+            for layer, freq in zip(self.layers, self.freqs.to(acc)):
+                w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
+                h = torch.sin(freq.unsqueeze(-1) * torch.addmm(b.unsqueeze(-1), w, h))
+            squares = [(torch.arange(k, device=h.device, dtype=acc) - k // 2).square() for k in taps]
+            distance = torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0).sqrt().flatten()
+            envelope = torch.exp(-self.deltas.to(acc).abs().unsqueeze(-1) * distance)
+            kernel = (weight.to(acc) @ h) * (envelope + self.shift.to(acc).unsqueeze(-1))
+        return kernel.view(-1, *taps)
+
+
+class HyenaPixelMixer(Mixer):
+    """HyenaPixel: a gate, a large centred kernel, a gate (Spravil et al., arXiv 2402.19305, 2024).
+
+    A projection to q, k and v, a depthwise convolution of 5 taps an axis over each, then
+    ``v * (kernel (*) (q * k) + skip * q * k)`` with a kernel of K taps along each axis from a ``PixelFilter``, and an
+    output projection. O(C N log N) time. A token reaches (K - 1) / 2 others in every direction: with
+    ``kernel_size = 2 g - 1``, as in the paper, the whole of a grid of side g. On a smaller grid the rest of the kernel
+    plays no part, on a larger one the kernel stays as it is, so that the same weights serve any grid. The number of
+    heads plays no part.
+
+    Departures from the paper: 3D, with E features for the third axis, too; kernels of 31 taps there, whose learnt
+    positions (E D K^D numbers) would else outgrow the network.
+
+    Args:
+        dim: channels of a token.
+        num_heads: heads, for the sake of the contract only.
+        spatial_dims: 2 or 3.
+        kernel_size: taps K along each axis, odd; 111 in 2D and 31 in 3D where none are given.
+        norm: layer norms without a bias on ``q * k`` and on what the output projection takes.
+        train_positions: the positions are parameters.
+        emb_dim: features E of an axis, even; the paper has 16.
+        filter_order: width of the filter's network.
+        short_kernel: taps of the short convolution along each axis, odd.
+
+    Raises:
+        ValueError: for a kernel of even size or impossible numbers; in ``forward`` for a grid that is not that of
+            the tokens.
+    """
+
+    reads_grid = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        spatial_dims: int,
+        kernel_size: int | None = None,
+        norm: bool = False,
+        train_positions: bool = True,
+        emb_dim: int = 16,
+        filter_order: int = 64,
+        short_kernel: int = 5,
+    ) -> None:
+        super().__init__(dim, num_heads, spatial_dims)
+        kernel_size = KERNEL_SIZES[spatial_dims] if kernel_size is None else kernel_size
+        for name, value in (("kernel_size", kernel_size), ("short_kernel", short_kernel)):
+            if value < 1 or value % 2 == 0:
+                raise ValueError(f"{name} must be an odd number of taps, got {value}.")
+        if emb_dim < 2 or emb_dim % 2:
+            raise ValueError(f"emb_dim must be an even number of features of an axis, got {emb_dim}.")
+        if filter_order < 1:
+            raise ValueError(f"filter_order must be at least 1, got {filter_order}.")
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.short = conv(3 * dim, 3 * dim, short_kernel, padding=short_kernel // 2, groups=3 * dim)
+        self.filter = PixelFilter(dim, spatial_dims, kernel_size, emb_dim, filter_order, train_positions)
+        self.skip = nn.Parameter(torch.randn(dim))
+        self.qk_norm = nn.LayerNorm(dim, bias=False) if norm else None
+        self.out_norm = nn.LayerNorm(dim, bias=False) if norm else None
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
+        self.refuse_bias(bias)
+        self.check_grid(x, grid)
+        q, k, v = self._short(self.to_map(self.in_proj(x), grid)).chunk(3, dim=1)
+        z = q * k
+        if self.qk_norm is not None:
+            z = self.qk_norm(z.movedim(1, -1)).movedim(-1, 1)
+        skip = self.skip.to(z.dtype).view(-1, *[1] * len(grid))
+        y = self.to_tokens(v * torch.addcmul(long_convolution(z, self._kernel(grid)), z, skip))
+        if self.out_norm is not None:
+            y = self.out_norm(y)
+        return self.out_proj(y)
+
+    def _short(self, u: torch.Tensor) -> torch.Tensor:
+        # only taps that meet the grid: in bfloat16 PyTorch gives the others gradients on a CPU
+        reach = [min(k // 2, g - 1) for k, g in zip(self.short.kernel_size, u.shape[2:])]
+        middle = (slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(self.short.kernel_size, reach))
+        weight = self.short.weight[(..., *middle)]
+        conv = F.conv2d if u.ndim == 4 else F.conv3d
+        return conv(u, weight, self.short.bias, padding=reach, groups=u.shape[1])
+
+    def _kernel(self, grid: tuple[int, ...]) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return self.filter(grid)
+        # several times the kernel's size would be kept for the backward; to make it anew costs little
+        return checkpoint(self.filter, grid, use_reentrant=False, preserve_rng_state=False)
