@@ -49,9 +49,9 @@ def time_in_turn(
 ) -> list[list[float]]:
     """Times of several contestants, A B A B …, so that what disturbs the machine disturbs all of them.
 
-    A contestant's first pass is a warm-up that does not count where it is short (`WARM_UP_SECONDS`). Passes are
-    repeated more often than asked where they are very short, less often (but twice, where asked for two) where they
-    are very long, and never begun where they would end beyond the limit.
+    Short passes (`WARM_UP_SECONDS`) are preceded by one each that does not count. Passes are repeated more often than
+    asked where they are very short, less often (but twice, where asked for two) where they are very long, and never
+    begun where they would end beyond the limit.
 
     Args:
         passes: each runs once and gives the seconds it took.
@@ -60,23 +60,19 @@ def time_in_turn(
         seconds: the limit for all of them together.
 
     Returns:
-        for each contestant its times; an empty list where none fitted
+        for each contestant its times, round by round; an empty list where none fitted
     """
     start = time.perf_counter()
     times: list[list[float]] = [[] for _ in passes]
-    seen = list(expected)
-    begun = [False] * len(passes)
+    seen = [run() if short < WARM_UP_SECONDS else short for run, short in zip(passes, expected)]
     stopped = [False] * len(passes)
     while not all(stopped):
         for i, run in enumerate(passes):
             late = time.perf_counter() - start + seen[i] > seconds
             stopped[i] = stopped[i] or late or len(times[i]) >= _enough(repeats, seen[i])
-            if stopped[i]:
-                continue
-            seen[i] = run()
-            if begun[i] or seen[i] >= WARM_UP_SECONDS:
+            if not stopped[i]:
+                seen[i] = run()
                 times[i].append(seen[i])
-            begun[i] = True
     return times
 
 
@@ -86,9 +82,9 @@ def _enough(repeats: int, seconds: float) -> int:
     return max(at_least_two, min(5 * repeats, int(SHORT_SECONDS / seconds)))
 
 
-def spread(times: Sequence[float]) -> dict[str, float]:
-    """Median, least, greatest and number of the times."""
-    ordered = sorted(times)
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least, greatest and number of the values."""
+    ordered = sorted(values)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return {"median": middle, "min": ordered[0], "max": ordered[-1], "repeats": len(ordered)}
 

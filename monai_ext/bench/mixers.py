@@ -17,9 +17,9 @@ import torch
 
 from monai_ext.bench.child import SKIPPED, GiveUp, answer, at_most, guard_memory, run_child
 from monai_ext.bench.measure import peak_memory, spread, time_in_turn, timed
+from monai_ext.bench.report import BASE, size
 from monai_ext.mixers import MIXERS, Mixer, MixerSpec, build_mixer, split_spec
 
-BASE = "softmax"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # a mixer's worker times softmax, too, where one pass of it takes no longer than this
 BASE_SECONDS = 40.0
@@ -34,7 +34,11 @@ FAMILIES = ("one grid only", "local", "causal", "reads the grid", "set of tokens
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cases of a run share."""
+    """What all cases of a run share.
+
+    Raises:
+        ValueError: for a number or a precision that cannot be.
+    """
 
     width: int = 192
     heads: int = 6
@@ -44,6 +48,22 @@ class Settings:
     threads: int = 1
     repeats: int = 5
     max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "batch", "threads", "repeats"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}.")
+        if (
+            isinstance(self.max_seconds, bool)
+            or not isinstance(self.max_seconds, (int, float))
+            or self.max_seconds <= 0
+        ):
+            raise ValueError(f"max_seconds must be a positive number, got {self.max_seconds!r}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,12 @@ class Case:
     tokens: int
     allocator: str
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Case:
+        """The case that a record is of."""
+        options = json.dumps(record["options"], sort_keys=True)
+        return cls(record["name"], options, record["dims"], record["tokens"], record["allocator"])
+
     @property
     def mixer(self) -> str:
         """The name, with its options if there are any."""
@@ -64,6 +90,9 @@ class Case:
             f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()
         )
         return f"{self.name}({words})" if words else self.name
+
+    def __str__(self) -> str:
+        return f"{self.mixer} {self.dims}D {size(self.tokens)} {self.allocator}"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -153,14 +182,25 @@ def plan(
 
 
 def run_cases(
-    cases: Iterable[Case], settings: Settings, done: Mapping[Case, dict[str, Any]]
-) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Measures the cases one after the other; what is `done` is read, not repeated."""
+    cases: Iterable[Case],
+    settings: Settings,
+    done: Mapping[Case, dict[str, Any]],
+    announce: Callable[[Case], object] = lambda case: None,
+) -> Iterator[dict[str, Any]]:
+    """Measures the cases one after the other and gives their records.
+
+    Args:
+        cases: as `plan` orders them.
+        settings: shared by all.
+        done: records that need no repetition; they are not given again.
+        announce: told of every case before it begins.
+    """
     records = dict(done)
     for case in cases:
         if case not in records:
+            announce(case)
             records[case] = {**case.record(), "family": family_of(MIXERS[case.name]), **_run(case, settings, records)}
-            yield case, records[case]
+            yield records[case]
 
 
 def _run(case: Case, settings: Settings, records: Mapping[Case, dict[str, Any]]) -> dict[str, Any]:
@@ -231,12 +271,14 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
         passes.append(_timer(_step(base, *tokens, grid, request), [base, tokens[0]], device))
         expected.append(request["base_seconds"])
     own, *other = time_in_turn(passes, expected, request["repeats"], limit - first[0])
+    shares = [time / softmax for time, softmax in zip(own, other[0])] if other else []
     return {
         "family": family_of(mixer),
         "parameters": sum(parameter.numel() for parameter in mixer.parameters()),
         "time": spread(own or first),
         "cold": not own,
-        "base_time": spread(other[0]) if other and other[0] else None,
+        "base_time": spread(other[0]) if shares else None,
+        "share": spread(shares) if shares else None,
         "memory": memory,
         "memory_method": method,
     }
