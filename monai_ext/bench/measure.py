@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import math
 import os
@@ -101,8 +102,10 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> tuple[int |
       lives for less may be missed.
     - ``"none"``: no figure; on other systems than Linux where `ru_maxrss` did not rise, or does not exist.
 
-    Resident memory counts pages that were touched, not bytes that were asked for. What a process keeps in its heap
-    from earlier steps is not counted again when it is used again: measure the first large step of a fresh process,
+    Resident memory counts pages that were touched, holes that a heap keeps between its blocks among them (so that
+    glibc's "retained" allocator varies from run to run), not bytes that were asked for. Before the step, glibc is
+    asked to give back what is free in its heap, which would else be used again without being counted; pages of
+    libraries that the step touches for the first time are taken off. Measure the first large step of a fresh process,
     after a tiny one that loads libraries.
     """
     if device.type == "cuda":
@@ -112,13 +115,17 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> tuple[int |
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, "cuda"
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+    status = "/proc/self/status"
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        before = kilobytes("/proc/self/status", "VmRSS")
+        resident, libraries = kilobytes(status, "VmRSS"), kilobytes(status, "RssFile")
     except (OSError, KeyError):
         return _peak_without_reset(step)
     step()
-    return 1024 * max(0, kilobytes("/proc/self/status", "VmHWM") - before), "peak_rss"
+    libraries = kilobytes(status, "RssFile") - libraries
+    return 1024 * max(0, kilobytes(status, "VmHWM") - resident - libraries), "peak_rss"
 
 
 def _peak_without_reset(step: Callable[[], object]) -> tuple[int | None, str]:
@@ -184,6 +191,14 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but PyTorch finds no CUDA device here: use device=cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load() -> float | None:
+    """Processes that ran or waited for a core during the last minute, on average; None where it is not known."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
 
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from monai_ext.bench.child import SKIPPED, GiveUp, answer, at_most, guard_memory, run_child
-from monai_ext.bench.measure import peak_memory, spread, time_in_turn, timed
+from monai_ext.bench.measure import load, peak_memory, spread, time_in_turn, timed
 from monai_ext.bench.report import BASE, size
 from monai_ext.mixers import MIXERS, Mixer, MixerSpec, build_mixer, split_spec
 
@@ -24,9 +24,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # a mixer's worker times softmax, too, where one pass of it takes no longer than this
 BASE_SECONDS = 40.0
 # a case is not tried where the smaller ones say that it would take this many times its limit
-PATIENCE = 1.5
-# tokens along each axis of the pass that loads libraries
-TINY = 8
+PATIENCE = 2
+# the grid of the pass that loads libraries, by spatial dimensions
+TINY = {2: (8, 8), 3: (4, 4, 4)}
 
 # what a mixer's attributes say about it, the first that holds
 FAMILIES = ("one grid only", "local", "causal", "reads the grid", "set of tokens")
@@ -208,15 +208,23 @@ def _run(case: Case, settings: Settings, records: Mapping[Case, dict[str, Any]])
     if reason:
         return {"status": SKIPPED, "reason": reason}
     base = records.get(Case(BASE, "{}", case.dims, case.tokens, case.allocator), {}).get("time")
-    in_turn = case.mixer != BASE and base is not None and base["median"] <= BASE_SECONDS
+    seconds = base["median"] if base is not None and case.mixer != BASE else None
     request = {
         **asdict(settings),
         "spec": {"name": case.name, **json.loads(case.options)},
         "grid": case.grid,
-        "base_seconds": base["median"] if in_turn else None,
+        "base_seconds": seconds if seconds is not None and seconds <= BASE_SECONDS else None,
     }
-    limits = {"threads": settings.threads, "allocator": case.allocator, "seconds": settings.max_seconds}
-    return run_child("monai_ext.bench.mixers", request, **limits)
+    return {
+        "load": load(),
+        **run_child(
+            "monai_ext.bench.mixers",
+            request,
+            threads=settings.threads,
+            allocator=case.allocator,
+            seconds=settings.max_seconds,
+        ),
+    }
 
 
 def _too_long(case: Case, limit: float, records: Mapping[Case, dict[str, Any]]) -> str | None:
@@ -227,7 +235,7 @@ def _too_long(case: Case, limit: float, records: Mapping[Case, dict[str, Any]]) 
         for other, record in records.items()
         if (other.name, other.options, other.dims, other.allocator) == same and other.tokens < case.tokens
     }
-    times = [(tokens, record["time"]["median"]) for tokens, record in sorted(known.items()) if record.get("time")]
+    times = [(tokens, record["time"]["min"]) for tokens, record in sorted(known.items()) if record.get("time")]
     if any(record["status"] == SKIPPED for record in known.values()):
         return f"fewer tokens take longer than max_seconds={limit:g} already."
     if not times:
@@ -256,7 +264,7 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
     torch.manual_seed(0)
     grid = tuple(request["grid"])
     with contextlib.suppress(Exception):  # a mixer may refuse so small a grid
-        tiny = (TINY,) * len(grid)
+        tiny = TINY[len(grid)]
         _step(_build(request["spec"], tiny, request), *_tokens(tiny, request), tiny, request)()
     mixer = _build(request["spec"], grid, request)
     tokens = _tokens(grid, request)

@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 LABEL_POINTS = 8
+DPI = 130
 
 
 def draw(records: Iterable[Mapping[str, Any]], families: Sequence[str], title: str, path: Path) -> Path:
@@ -32,14 +33,14 @@ def draw(records: Iterable[Mapping[str, Any]], families: Sequence[str], title: s
     records = list(records)
     mixers = list(dict.fromkeys(record["mixer"] for record in records))
     styles = _styles(records, families)
-    height = max(5.0, 2.0 + 0.19 * len(mixers))
-    figure = Figure(figsize=(15, height), dpi=130)
+    height = max(5.0, 2.2 + 0.24 * len(mixers))
+    figure = Figure(figsize=(15, height), dpi=DPI)
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.055, right=0.86, wspace=0.5, top=1 - 0.75 / height, bottom=1.05 / height)
     for axes, what, unit in zip(panels, ("time", "memory"), ("s, forward + backward", "MB at the peak")):
         curves = {}
         for mixer in mixers:
-            points = sorted((r["tokens"], _value(r, what)) for r in records if r["mixer"] == mixer and _value(r, what))
+            points = sorted(point for r in records if r["mixer"] == mixer for point in _point(r, what))
             if points:
                 curves[mixer] = points
                 axes.plot(*zip(*points), zorder=3 if mixer == BASE else 2, **styles[mixer])
@@ -54,10 +55,10 @@ def draw(records: Iterable[Mapping[str, Any]], families: Sequence[str], title: s
     return path
 
 
-def _value(record: Mapping[str, Any], what: str) -> float | None:
-    if what == "time":
-        return record["time"]["median"] if record.get("time") else None
-    return record["memory"] / 2**20 if record.get("memory") else None
+def _point(record: Mapping[str, Any], what: str) -> list[tuple[float, float]]:
+    """The record's point on the curve, if it has one."""
+    value = (record.get("time") or {}).get("median") if what == "time" else (record.get("memory") or 0) / 2**20
+    return [(record["tokens"], value)] if value else []
 
 
 def _colour(family: str, families: Sequence[str]) -> str:
@@ -100,32 +101,33 @@ def _axes(axes: Axes, tokens: Sequence[int], title: str) -> None:
 
 def _label(axes: Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Names to the right of the panel, each as near to its line's end as the others allow."""
-    figure = axes.get_figure()
-    assert figure is not None
-    points = axes.get_position().height * figure.get_size_inches()[1] * 72
+    line = 1.25 * LABEL_POINTS * DPI / 72 / axes.bbox.height
     heights = {
         mixer: axes.transAxes.inverted().transform(axes.transData.transform(end))[1] for mixer, end in ends.items()
     }
     order = sorted(heights, key=heights.__getitem__)
-    places = _apart([heights[mixer] for mixer in order], 1.25 * LABEL_POINTS / points)
-    for mixer, place in zip(order, places):
-        colour = styles[mixer]["color"]
+    for mixer, place in zip(order, _apart([heights[mixer] for mixer in order], line)):
+        style = styles[mixer]
         axes.annotate(
             mixer,
             xy=ends[mixer],
-            xytext=(1.05, place),
+            xytext=(1.085, place),
             textcoords="axes fraction",
-            color=colour,
+            color=style["color"],
             fontsize=LABEL_POINTS,
             fontweight="bold" if mixer == BASE else "normal",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
-            annotation_clip=False,
         )
+        # from the line's end to a piece of the line in front of its name
+        start = axes.transAxes.inverted().transform(axes.transData.transform(ends[mixer]))
+        shared = {"transform": axes.transAxes, "clip_on": False}
+        leader = {"color": style["color"], "linewidth": 0.5, "alpha": 0.6}
+        axes.plot([start[0], 1.03], [start[1], place], **leader, **shared)
+        axes.plot([1.03, 1.05, 1.07], [place] * 3, **{**style, "markevery": [1]}, **shared)
 
 
 def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places at least `gap` from one another, as near as possible to the ascending ones that are wanted.
+    """Places from 0 to 1, at least `gap` from one another and near to the ascending ones that are wanted.
 
     Neighbours that touch form a block, which lies where its members are on average nearest to what they want.
     """
@@ -136,4 +138,7 @@ def _apart(wanted: Sequence[float], gap: float) -> list[float]:
             total, members = blocks.pop()
             blocks[-1][0] += total - members * gap * blocks[-1][1]
             blocks[-1][1] += members
-    return [total / members + gap * i for total, members in blocks for i in range(int(members))]
+    places = [total / members + gap * i for total, members in blocks for i in range(int(members))]
+    last = len(places) - 1
+    places = [min(place, 1 - gap * (last - i)) for i, place in enumerate(places)]
+    return [max(place, gap * i) for i, place in enumerate(places)]

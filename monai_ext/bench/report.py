@@ -102,7 +102,7 @@ def _flat(record: Record) -> dict[str, Any]:
     row["parameters"] = record.get("parameters")
     for column, key in (("time", "time"), ("softmax_time", "base_time"), ("share_in_turn", "share")):
         row |= {f"{column}_{part}": (record.get(key) or {}).get(part) for part in SPREAD}
-    row["cold"] = record.get("cold")
+    row |= {"cold": record.get("cold"), "load": record.get("load")}
     row |= {key: record.get(key) for key in ("time_share", "share_from", "memory", "memory_method", "memory_share")}
     return row
 
@@ -113,14 +113,14 @@ def _flat(record: Record) -> dict[str, Any]:
 def to_markdown(content: Mapping[str, Any]) -> str:
     """Tables, one for each number of dimensions and allocator, and what was not measured and why."""
     records = content["cases"]
-    parts = ["# Mixers: time and memory", describe(content)]
+    parts = ["# Mixers: time and memory", " ".join(filter(None, [describe(content), busy(content)]))]
     for dims, allocator in groups(records):
         inside = [record for record in records if _group(record) == (dims, allocator)]
         parts += [f"## {dims}D, {allocator} allocator", _table(inside, content["exponents"], (dims, allocator))]
     parts.append(
-        "Forward and backward, median of the repeats; memory is the peak above what was held before. Shares are of fused "
-        f"softmax attention. Exponents are fitted between {size(FIT_FROM)} and {size(FIT_TO)} tokens. A star: a single "
-        "cold pass, since there was no time for another; a dagger: softmax ran in another process, not in turn."
+        "Forward and backward, median of the repeats; memory is the peak above what was held before. Shares are of "
+        f"fused softmax attention. Exponents are fitted between {size(FIT_FROM)} and {size(FIT_TO)} tokens. A star: "
+        "a single cold pass, since there was no time for another; a dagger: softmax ran in a process of its own."
     )
     missing = _missing(records)
     return "\n\n".join(parts + ([f"Not measured:\n\n{missing}"] if missing else [])) + "\n"
@@ -134,6 +134,15 @@ def describe(content: Mapping[str, Any]) -> str:
         f"{where}; torch {m['torch']}, {m['date'][:10]}; width {s['width']}, {s['heads']} heads, "
         f"batch {s['batch']}, {s['precision']}."
     )
+
+
+def busy(content: Mapping[str, Any]) -> str:
+    """A warning where other programs ran beside the measuring."""
+    highest = max((record.get("load") or 0 for record in content["cases"]), default=0)
+    threads, cores = content["machine"]["threads"], content["machine"]["cores"]
+    if highest <= threads + 1:
+        return ""
+    return f"The machine was busy (load up to {highest:.1f} on {cores} cores): times are noisy."
 
 
 def summary(content: Mapping[str, Any]) -> str:
