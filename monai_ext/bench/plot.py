@@ -108,19 +108,13 @@ def _label(axes: Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[
     order = sorted(heights, key=heights.__getitem__)
     for mixer, place in zip(order, _apart([heights[mixer] for mixer in order], line)):
         style = styles[mixer]
-        axes.annotate(
-            mixer,
-            xy=ends[mixer],
-            xytext=(1.085, place),
-            textcoords="axes fraction",
-            color=style["color"],
-            fontsize=LABEL_POINTS,
-            fontweight="bold" if mixer == BASE else "normal",
-            va="center",
+        weight = "bold" if mixer == BASE else "normal"
+        shared = {"transform": axes.transAxes, "clip_on": False}
+        axes.text(
+            1.085, place, mixer, fontsize=LABEL_POINTS, weight=weight, color=style["color"], va="center", **shared
         )
         # from the line's end to a piece of the line in front of its name
         start = axes.transAxes.inverted().transform(axes.transData.transform(ends[mixer]))
-        shared = {"transform": axes.transAxes, "clip_on": False}
         leader = {"color": style["color"], "linewidth": 0.5, "alpha": 0.6}
         axes.plot([start[0], 1.03], [start[1], place], **leader, **shared)
         axes.plot([1.03, 1.05, 1.07], [place] * 3, **{**style, "markevery": [1]}, **shared)
