@@ -34,7 +34,7 @@ from monai_ext.mixers.strip import StripMixer
 from monai_ext.mixers.vil import VilMixer
 from monai_ext.mixers.vim import VimMixer
 
-__all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "spread_mixers"]
+__all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "split_spec", "spread_mixers"]
 
 MIXERS: dict[str, type[Mixer]] = {
     "softmax": SoftmaxMixer,
@@ -82,17 +82,8 @@ def mixer_options(name: str) -> dict[str, inspect.Parameter]:
     return {key: p for key, p in parameters.items() if key not in ("self", "dim", "num_heads", "spatial_dims")}
 
 
-def build_mixer(spec: MixerSpec, dim: int, num_heads: int, spatial_dims: int, **defaults: Any) -> Mixer:
-    """Build the mixer that a config names.
-
-    Args:
-        spec: ``"seqnorm"``, or ``{"name": "seqnorm", "scale": "sqrt_n"}`` with options.
-        dim: channels of a token.
-        num_heads: heads.
-        spatial_dims: 2 or 3.
-        defaults: what a network offers, given to mixers that have such an option: ``qkv_bias``,
-            ``attn_drop_rate``, ``grid`` (tokens along each axis for which it is made) and ``layer`` (the number of
-            the block, from 0). The options in ``spec`` come first.
+def split_spec(spec: MixerSpec) -> tuple[str, dict[str, Any]]:
+    """Name and options of the mixer that a config names.
 
     Raises:
         ValueError: for an unknown mixer or option; the message lists the known ones.
@@ -113,6 +104,26 @@ def build_mixer(spec: MixerSpec, dim: int, num_heads: int, spatial_dims: int, **
             f"the mixer {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"its options: {', '.join(known) or 'none'}."
         )
+    return name, options
+
+
+def build_mixer(spec: MixerSpec, dim: int, num_heads: int, spatial_dims: int, **defaults: Any) -> Mixer:
+    """Build the mixer that a config names.
+
+    Args:
+        spec: ``"seqnorm"``, or ``{"name": "seqnorm", "scale": "sqrt_n"}`` with options.
+        dim: channels of a token.
+        num_heads: heads.
+        spatial_dims: 2 or 3.
+        defaults: what a network offers, given to mixers that have such an option: ``qkv_bias``,
+            ``attn_drop_rate``, ``grid`` (tokens along each axis for which it is made) and ``layer`` (the number of
+            the block, from 0). The options in ``spec`` come first.
+
+    Raises:
+        ValueError: for an unknown mixer or option; the message lists the known ones.
+    """
+    name, options = split_spec(spec)
+    known = mixer_options(name)
     offered = {key: value for key, value in defaults.items() if key in known}
     return MIXERS[name](dim, num_heads, spatial_dims, **{**offered, **options})
 
