@@ -37,32 +37,36 @@ from monai_ext.mixers.vim import VimMixer
 __all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "split_spec", "spread_mixers"]
 
 MIXERS: dict[str, type[Mixer]] = {
+    # softmax over all, fewer or neighbouring keys
     "softmax": SoftmaxMixer,
-    "seqnorm": SeqNormMixer,
-    "sima": SimAMixer,
+    "cvt": CvTMixer,
+    "reduced": ReducedMixer,
+    "strip": StripMixer,
+    "neighborhood": NeighborhoodMixer,
+    "local": LocalMixer,
+    "dilated": DilatedMixer,
+    "dct": DCTMixer,
+    "histogram": HistogramMixer,
+    # linear, set-like
     "linear": LinearMixer,
     "relu_linear": ReLULinearMixer,
     "performer": PerformerMixer,
     "nystrom": NystromMixer,
     "linformer": LinformerMixer,
+    "seqnorm": SeqNormMixer,
+    "sima": SimAMixer,
+    # long convolutions
+    "hyena": HyenaMixer,
     "hyena_nd": HyenaNDMixer,
-    "neighborhood": NeighborhoodMixer,
-    "local": LocalMixer,
-    "dilated": DilatedMixer,
-    "cvt": CvTMixer,
-    "reduced": ReducedMixer,
-    "strip": StripMixer,
-    "dct": DCTMixer,
-    "histogram": HistogramMixer,
+    "hyena_pixel": HyenaPixelMixer,
+    # state spaces
     "mamba": MambaMixer,
     "vim": VimMixer,
     "mambavision": MambaVisionMixer,
     "cross_scan": CrossScanMixer,
-    "retention": RetentionMixer,
+    # recurrent with a matrix for memory
     "vil": VilMixer,
-    "hyena": HyenaMixer,
-    "hyena_nd": HyenaNDMixer,
-    "hyena_pixel": HyenaPixelMixer,
+    "retention": RetentionMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
