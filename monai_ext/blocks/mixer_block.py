@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn as nn
-from monai.networks.blocks import MLPBlock
 from monai.networks.layers import DropPath
 
+from monai_ext.blocks.block_options import PLAIN, BlockOptions
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.positions import RelativePositionBias
 from monai_ext.blocks.windows import WindowPlan, from_windows, plan_windows, to_windows
 from monai_ext.mixers import Mixer
+from monai_ext.ops.window_attention import region_mask
 
 PLANS_KEPT = 16  # sizes whose index maps a block remembers
 
@@ -37,15 +38,19 @@ class MixerBlock(nn.Module):
         mixer: what exchanges information between the tokens.
         mlp_dim: inner width of the feed-forward network.
         dropout_rate: dropout of the mixer's output and inside the feed-forward network.
+        options: further parts.
     """
 
-    def __init__(self, mixer: Mixer, mlp_dim: int, dropout_rate: float = 0.0) -> None:
+    def __init__(self, mixer: Mixer, mlp_dim: int, dropout_rate: float = 0.0, options: BlockOptions = PLAIN) -> None:
         super().__init__()
+        self.position, self.local = options.convolutions(mixer.dim, mixer.spatial_dims)
         self.norm1 = nn.LayerNorm(mixer.dim)
         self.mixer = mixer
         self.dropout = nn.Dropout(dropout_rate)
         self.norm2 = nn.LayerNorm(mixer.dim)
-        self.mlp = MLPBlock(mixer.dim, mlp_dim, dropout_rate)
+        self.mlp = options.feed_forward(mixer.dim, mlp_dim, dropout_rate)
+        # the convolutions do, where there are any: then no token may stand outside of the grid
+        self.reads_grid = self.position is not None or self.local is not None
         accept_monai_weights(
             self,
             renames=[(r"attn\.out_proj\.", "mixer.proj."), (r"attn\.", "mixer.")],
@@ -53,7 +58,11 @@ class MixerBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        if self.position is not None:
+            x = self.position(x, grid)
         x = x + self.dropout(self.mixer(self.norm1(x), grid))
+        if self.local is not None:
+            x = x + self.local(x, grid)
         return x + self.mlp(self.norm2(x))
 
 
@@ -66,11 +75,13 @@ class WindowMixerBlock(nn.Module):
 
     Args:
         mixer: what exchanges information between the tokens of a window.
-        window_size: tokens along each axis of a window; clipped to the grid.
+        window_size: tokens along each axis of a window; clipped to the grid, unless the mixer's parameters belong to
+            one grid: then a small grid is padded.
         shift: shift the windows (only with a mixer that takes a bias).
         mlp_ratio: inner width of the feed-forward network over ``mixer.dim``.
         drop_rate: dropout of the mixer's output and inside the feed-forward network.
         drop_path: probability to skip a branch for a sample, in training (stochastic depth).
+        options: further parts; they see the whole grid, not windows.
     """
 
     def __init__(
@@ -81,8 +92,10 @@ class WindowMixerBlock(nn.Module):
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path: float = 0.0,
+        options: BlockOptions = PLAIN,
     ) -> None:
         super().__init__()
+        self.position, self.local = options.convolutions(mixer.dim, mixer.spatial_dims)
         self.window_size = tuple(window_size)
         self.shift = shift and mixer.takes_bias
         self.norm1 = nn.LayerNorm(mixer.dim)
@@ -91,7 +104,7 @@ class WindowMixerBlock(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(mixer.dim)
-        self.mlp = MLPBlock(mixer.dim, int(mixer.dim * mlp_ratio), drop_rate, dropout_mode="swin")
+        self.mlp = options.feed_forward(mixer.dim, int(mixer.dim * mlp_ratio), drop_rate, "swin")
         self._plans: OrderedDict[tuple, WindowPlan] = OrderedDict()
         accept_monai_weights(
             self,
@@ -102,12 +115,12 @@ class WindowMixerBlock(nn.Module):
     def _plan(self, grid: tuple[int, ...], device: torch.device) -> WindowPlan:
         grid = tuple(int(size) for size in grid)  # a trace has tensors for sizes
         key = (grid, device)
-        plan = self._plans.get(key)
+        plan, clip = self._plans.get(key), not self.mixer.fixed_grid
         if plan is None and torch.compiler.is_compiling():
-            return plan_windows(grid, self.window_size, self.shift, device)  # its tensors exist in the graph only
+            return plan_windows(grid, self.window_size, self.shift, device, clip)  # its tensors exist in the graph only
         if plan is None:
             with torch.inference_mode(False), _untraced():  # tensors that a later training step may use
-                plan = self._plans[key] = plan_windows(grid, self.window_size, self.shift, device)
+                plan = self._plans[key] = plan_windows(grid, self.window_size, self.shift, device, clip)
             if len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         return plan
@@ -120,15 +133,21 @@ class WindowMixerBlock(nn.Module):
         plan = self._plan(grid, x.device)
         b, _, c = x.shape
         n = len(plan.index) // sum(count for count, _ in plan.groups)
+        if self.relative_position is not None and self.mixer.takes_windows:
+            return self.mixer.mix_windows(x, grid, plan, self.relative_position.table, self.relative_position.code[:n])
         windows = to_windows(x, plan).view(b, -1, n, c)
         bias = self.relative_position(n) if self.relative_position is not None else None
         mixed = []
-        for (count, mask), group in zip(plan.groups, windows.split([count for count, _ in plan.groups], 1)):
-            group_bias = bias + mask if bias is not None and mask is not None else bias
+        for (count, region), group in zip(plan.groups, windows.split([count for count, _ in plan.groups], 1)):
+            group_bias = bias + region_mask(region) if bias is not None and region is not None else bias
             group_out = self.mixer(group.reshape(b * count, n, c), plan.window, group_bias)
-            mixed.append(group_out.view(b, count * n, c))
+            mixed.append(group_out.reshape(b, count * n, c))
         return from_windows(torch.cat(mixed, 1) if len(mixed) > 1 else mixed[0], plan)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        if self.position is not None:
+            x = self.position(x, grid)
         x = x + self.drop_path(self.dropout(self._mix(self.norm1(x), grid)))
+        if self.local is not None:
+            x = x + self.drop_path(self.local(x, grid))
         return x + self.drop_path(self.mlp(self.norm2(x)))

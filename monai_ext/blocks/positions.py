@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai_ext.ops.window_attention import grid_code, window_bias
+
 
 def resize_positions(table: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:
     """Interpolate a table of positions (1, prod(old), C) to another grid, linearly along each axis.
@@ -21,19 +23,6 @@ def resize_positions(table: torch.Tensor, old: Sequence[int], new: Sequence[int]
     maps = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).reshape(1, -1, *old)
     maps = F.interpolate(maps, size=tuple(new), mode=mode, align_corners=False)
     return maps.flatten(2).transpose(1, 2).to(table.dtype)
-
-
-def relative_position_index(window: Sequence[int]) -> torch.Tensor:
-    """For every pair of tokens of a window the row of the bias table (n, n), n = prod(window).
-
-    Row-major over the offsets, each from ``-(w - 1)`` to ``w - 1``: the layout of Swin's and MONAI's tables.
-    """
-    coordinates = torch.stack(torch.meshgrid(*(torch.arange(w) for w in window), indexing="ij")).flatten(1)
-    offsets = coordinates[:, :, None] - coordinates[:, None, :]
-    index = torch.zeros(offsets.shape[1:], dtype=torch.long)
-    for axis, w in enumerate(window):
-        index = index * (2 * w - 1) + offsets[axis] + w - 1
-    return index
 
 
 class RelativePositionBias(nn.Module):
@@ -54,8 +43,8 @@ class RelativePositionBias(nn.Module):
         for w in window_size:
             size *= 2 * w - 1
         self.table = nn.Parameter(nn.init.trunc_normal_(torch.empty(size, num_heads), std=0.02))
-        self.register_buffer("index", relative_position_index(window_size), persistent=False)
+        self.register_buffer("code", grid_code(window_size), persistent=False)
 
     def forward(self, n: int) -> torch.Tensor:
         """The bias (H, n, n) of a window of ``n`` tokens."""
-        return self.table[self.index[:n, :n].reshape(-1)].view(n, n, -1).permute(2, 0, 1)
+        return window_bias(self.table, self.code[:n])

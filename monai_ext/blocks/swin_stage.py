@@ -9,6 +9,8 @@ import torch.nn as nn
 from monai.networks.blocks import UnetrBasicBlock
 from torch.utils.checkpoint import checkpoint
 
+from monai_ext.blocks.block_options import PLAIN, BlockOptions
+from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.mixer_block import WindowMixerBlock
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
@@ -27,6 +29,7 @@ class SwinStage(nn.Module):
         drop_rate: dropout.
         conv: begin with a residual convolutional block (Swin UNETR v2).
         use_checkpoint: recompute each block in the backward.
+        options: further parts of each block.
     """
 
     def __init__(
@@ -39,15 +42,18 @@ class SwinStage(nn.Module):
         drop_rate: float = 0.0,
         conv: bool = False,
         use_checkpoint: bool = False,
+        options: BlockOptions = PLAIN,
     ) -> None:
         super().__init__()
         dim, spatial_dims = mixers[0].dim, mixers[0].spatial_dims
         self.use_checkpoint = use_checkpoint
         self.conv = (
-            allow_tiny_maps(UnetrBasicBlock(spatial_dims, dim, dim, 3, 1, "instance", res_block=True)) if conv else None
+            keep_less(allow_tiny_maps(UnetrBasicBlock(spatial_dims, dim, dim, 3, 1, "instance", res_block=True)))
+            if conv
+            else None
         )
         self.blocks = nn.ModuleList(
-            WindowMixerBlock(mixer, window_size, i % 2 == 1, mlp_ratio, drop_rate, drop_path[i])
+            WindowMixerBlock(mixer, window_size, i % 2 == 1, mlp_ratio, drop_rate, drop_path[i], options)
             for i, mixer in enumerate(mixers)
         )
         self.downsample = downsample(dim=dim, norm_layer=nn.LayerNorm, spatial_dims=spatial_dims)

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 
 import torch
 
-MASKED = -100.0  # the score that Swin and MONAI add between regions that are not neighbours
-
 
 @dataclass(frozen=True)
 class WindowPlan:
     """How a grid of N tokens falls into W windows of n tokens.
 
     Attributes:
-        window: tokens along each axis of a window, clipped to the grid.
+        window: tokens along each axis of a window.
         index: (W * n) for every place in a window its token, or N for padding. Windows with the same mask are
             neighbours.
         inverse: (N) for every token its place in ``index``.
         padded: whether any place is padding.
-        groups: for each kind of mask the number of its windows and the mask (n, n), or None.
+        groups: for each kind of mask the number of its windows and their regions (n) that do not see each other, or
+            None.
     """
 
     window: tuple[int, ...]
@@ -36,15 +35,18 @@ class WindowPlan:
     @property
     def trivial(self) -> bool:
         """One window that is the whole grid: nothing to rearrange."""
-        return len(self.groups) == 1 and self.groups[0][0] == 1
+        return len(self.groups) == 1 and self.groups[0][0] == 1 and not self.padded
 
 
-def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, device: torch.device) -> WindowPlan:
+def plan_windows(
+    grid: Sequence[int], window_size: Sequence[int], shift: bool, device: torch.device, clip: bool = True
+) -> WindowPlan:
     """Lay windows over a grid, padded at the end of each axis; shifted ones start half a window further (cyclic).
 
-    An axis not longer than the window gets one window of its own length, and no shift.
+    An axis not longer than the window gets one window, and no shift. With ``clip`` that window has the axis' length;
+    without, the axis is padded to it, for mixers whose parameters belong to one grid.
     """
-    window = tuple(min(g, w) for g, w in zip(grid, window_size))
+    window = tuple(min(g, w) if clip else w for g, w in zip(grid, window_size))
     counts = tuple(math.ceil(g / w) for g, w in zip(grid, window))
     # the shift is half of the asked window; along an axis that one window covers there is none
     shifts = tuple(w // 2 if shift and g > w else 0 for g, w in zip(grid, window_size))
@@ -73,7 +75,7 @@ def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, d
     for kind in range(1 << len(shifted)):
         cut = [axis for bit, axis in enumerate(shifted) if kind >> bit & 1]
         members = math.prod([1 if axis in cut else c - (axis in shifted) for axis, c in enumerate(counts)])
-        groups.append((members, _mask(window, shifts, cut, device)))
+        groups.append((members, _regions(window, shifts, cut, device)))
     # sorting instead of searching: the shapes follow from the sizes alone, which compilers and exporters need
     index = places[torch.argsort(last.flatten(), stable=True)].flatten()
     inverse = torch.argsort(index)[:total]  # padding is the largest number
@@ -81,8 +83,8 @@ def plan_windows(grid: Sequence[int], window_size: Sequence[int], shift: bool, d
     return WindowPlan(window, index.to(device), inverse.to(device), padded, tuple(groups))
 
 
-def _mask(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], device: torch.device):
-    """The mask (n, n) of a window that is cut along the given axes; None without a cut."""
+def _regions(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], device: torch.device):
+    """The region of each token (n) of a window that is cut along the given axes; None without a cut."""
     if not cut:
         return None
     region = torch.zeros(tuple(window), dtype=torch.long)
@@ -90,8 +92,7 @@ def _mask(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], devi
         shape = [1] * len(window)
         shape[axis] = window[axis]
         region = region * 2 + (torch.arange(window[axis]) >= window[axis] - shifts[axis]).long().view(shape)
-    region = region.flatten()
-    return torch.where(region[:, None] == region[None, :], 0.0, MASKED).to(device)
+    return region.flatten().to(device)
 
 
 def _rows(x: torch.Tensor, index: torch.Tensor, pad: bool) -> torch.Tensor:

@@ -22,6 +22,7 @@ class Mixer(nn.Module):
     - ``reads_grid``: it needs ``N == prod(grid)``. Without it the tokens are a set, and further ones (a class token)
       may be among them.
     - ``takes_bias``: it takes an additive score bias (relative positions, window masks).
+    - ``takes_windows``: beside a bias it takes a grid cut into windows, by ``mix_windows``, without copies of them.
     - ``causal``: a token sees only those before it along the raster.
     - ``local``: a token sees some of the others only (its neighbourhood, or a pattern), not all.
     - ``fixed_grid``: its parameters belong to one grid, the option ``grid``, which networks give by themselves.
@@ -40,6 +41,7 @@ class Mixer(nn.Module):
 
     reads_grid: ClassVar[bool] = False
     takes_bias: ClassVar[bool] = False
+    takes_windows: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     local: ClassVar[bool] = False
     fixed_grid: ClassVar[bool] = False

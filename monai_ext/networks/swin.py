@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import PatchEmbed
 from monai.utils import ensure_tuple_rep
 
+from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
@@ -46,10 +48,11 @@ class MixerSwin(nn.Module):
         use_v2: begin each stage with a residual convolutional block (Swin UNETR v2).
         classification: add a norm, the mean over the tokens and a linear head.
         num_classes: classes of the head.
+        block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
 
     Raises:
-        ValueError: for an unknown mixer, option or downsampling, lists of unequal length, a width that the heads do
-            not divide, a rate outside 0 to 1, or an input of other channels or dimensions.
+        ValueError: for an unknown mixer, option, part of a block or downsampling, lists of unequal length, a width
+            that the heads do not divide, a rate outside 0 to 1, or an input of other channels or dimensions.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class MixerSwin(nn.Module):
         use_v2: bool = False,
         classification: bool = False,
         num_classes: int = 2,
+        block: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -94,10 +98,11 @@ class MixerSwin(nn.Module):
             self.patch_size, in_channels, feature_size, nn.LayerNorm if patch_norm else None, spatial_dims
         )
         self.pos_drop = nn.Dropout(drop_rate)
-        window = ensure_tuple_rep(window_size, spatial_dims)
+        window, options = ensure_tuple_rep(window_size, spatial_dims), BlockOptions.of(block)
         paths = torch.linspace(0, dropout_path_rate, sum(depths)).tolist()
         self.stages = nn.ModuleList()
         for i, specs in enumerate(spread_mixers(mixer, depths)):
+            first = sum(depths[:i])
             mixers = [
                 build_mixer(
                     spec,
@@ -106,10 +111,11 @@ class MixerSwin(nn.Module):
                     spatial_dims,
                     qkv_bias=qkv_bias,
                     attn_drop_rate=attn_drop_rate,
+                    grid=window,
+                    layer=layer,
                 )
-                for spec in specs
+                for layer, spec in enumerate(specs, start=first)
             ]
-            first = sum(depths[:i])
             self.stages.append(
                 SwinStage(
                     mixers,
@@ -120,6 +126,7 @@ class MixerSwin(nn.Module):
                     drop_rate,
                     use_v2,
                     use_checkpoint,
+                    options,
                 )
             )
         self.num_features = feature_size << len(depths)

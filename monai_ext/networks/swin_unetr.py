@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -10,6 +11,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
+from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
 from monai_ext.mixers import MixerSpec
@@ -44,6 +46,7 @@ class MixerSwinUNETR(nn.Module):
         spatial_dims: 2 or 3.
         downsample: see :class:`MixerSwin`.
         use_v2: begin each stage with a residual convolutional block.
+        block: see :class:`MixerSwin`.
 
     Raises:
         ValueError: as :class:`MixerSwin`.
@@ -71,6 +74,7 @@ class MixerSwinUNETR(nn.Module):
         spatial_dims: int = 3,
         downsample: str = "merging",
         use_v2: bool = False,
+        block: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims, self.use_checkpoint = in_channels, spatial_dims, use_checkpoint
@@ -93,6 +97,7 @@ class MixerSwinUNETR(nn.Module):
             spatial_dims,
             downsample,
             use_v2,
+            block=block,
         )
         stages = len(depths)
         common = {"spatial_dims": spatial_dims, "kernel_size": 3, "norm_name": norm_name, "res_block": True}
@@ -114,7 +119,7 @@ class MixerSwinUNETR(nn.Module):
             for level in range(stages + 1)
         )
         self.out = UnetOutBlock(spatial_dims, feature_size, out_channels)
-        allow_tiny_maps(self)
+        keep_less(allow_tiny_maps(self))
         self.multiple = tuple(p << stages for p in self.swin.patch_size)
         monai_names = [(r"swinViT\.", "swin."), (r"encoder10\.", "bottleneck.")]
         monai_names += [(rf"encoder{i + 1}\.", f"encoders.{i}.") for i in range(stages)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -11,6 +12,7 @@ from monai.utils import ensure_tuple_rep
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
+from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
 from monai_ext.mixers import MixerSpec
@@ -44,6 +46,8 @@ class MixerUNETR(nn.Module):
         spatial_dims: 2 or 3.
         qkv_bias: a bias in the projection to queries, keys and values.
         use_checkpoint: recompute transformer blocks and decoder steps in the backward.
+        num_registers: see :class:`MixerViT`.
+        block: see :class:`MixerViT`.
 
     Raises:
         ValueError: as :class:`MixerViT`, and for a patch size that is no power of two or too few layers.
@@ -70,6 +74,8 @@ class MixerUNETR(nn.Module):
         spatial_dims: int = 3,
         qkv_bias: bool = False,
         use_checkpoint: bool = False,
+        num_registers: int = 0,
+        block: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         steps = patch_size.bit_length() - 1 if isinstance(patch_size, int) and patch_size > 1 else 0
@@ -81,7 +87,8 @@ class MixerUNETR(nn.Module):
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.vit = MixerViT(
             in_channels,
-            ensure_tuple_rep(img_size, spatial_dims),
+            # whole patches: the image is padded to them
+            [-(-size // patch_size) * patch_size for size in ensure_tuple_rep(img_size, spatial_dims)],
             self.patch_size,
             hidden_size,
             mlp_dim,
@@ -94,6 +101,8 @@ class MixerUNETR(nn.Module):
             spatial_dims=spatial_dims,
             qkv_bias=qkv_bias,
             use_checkpoint=use_checkpoint,
+            num_registers=num_registers,
+            block=block,
         )
         # the block whose tokens feed the decoder at 1/2, 1/4 … of the resolution: all different, and none the last
         self.taps = [
@@ -124,7 +133,7 @@ class MixerUNETR(nn.Module):
             for level in range(steps)
         )
         self.out = UnetOutBlock(spatial_dims, feature_size, out_channels)
-        allow_tiny_maps(self)
+        keep_less(allow_tiny_maps(self))
         monai_names = [(rf"encoder{i + 1}\.", f"encoders.{i}.") for i in range(steps)]
         monai_names += [(rf"decoder{i + 2}\.", f"decoders.{i}.") for i in range(steps)]
         accept_monai_weights(self, monai_names)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
 from monai.utils import ensure_tuple_rep
 from torch.utils.checkpoint import checkpoint
 
+from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.mixer_block import MixerBlock
 from monai_ext.blocks.patch_embedding import TokenEmbedding
@@ -43,10 +45,14 @@ class MixerViT(nn.Module):
         post_activation: ``"Tanh"`` puts a tanh behind the head, as MONAI does by default; anything else nothing.
         qkv_bias: a bias in the projection to queries, keys and values.
         use_checkpoint: recompute each block in the backward instead of keeping its activations.
+        num_registers: further learnt tokens that take part in every block and are left out of what comes out (Darcet
+            et al., 2023); like a class token, not for mixers that read the grid.
+        block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
 
     Raises:
-        ValueError: for an unknown mixer or option, a width that the heads do not divide, a bad dropout rate,
-            a class token for a mixer that reads the grid, or an input of other channels or dimensions.
+        ValueError: for an unknown mixer, option or part of a block, a width that the heads do not divide, a bad
+            dropout rate, a class token or registers where something reads the grid, or an input of other channels or
+            dimensions.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class MixerViT(nn.Module):
         post_activation: str | None = "Tanh",
         qkv_bias: bool = False,
         use_checkpoint: bool = False,
+        num_registers: int = 0,
+        block: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -79,6 +87,7 @@ class MixerViT(nn.Module):
             raise ValueError(f"unknown pool {pool!r}; known ones: {', '.join(POOLING)}.")
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
         self.use_checkpoint = use_checkpoint
+        options = BlockOptions.of(block)
         self.patch_embedding = TokenEmbedding(
             in_channels,
             ensure_tuple_rep(img_size, spatial_dims),
@@ -90,18 +99,40 @@ class MixerViT(nn.Module):
         )
         self.blocks = nn.ModuleList(
             MixerBlock(
-                build_mixer(spec, hidden_size, num_heads, spatial_dims, qkv_bias=qkv_bias, attn_drop_rate=dropout_rate),
+                build_mixer(
+                    spec,
+                    hidden_size,
+                    num_heads,
+                    spatial_dims,
+                    qkv_bias=qkv_bias,
+                    attn_drop_rate=dropout_rate,
+                    grid=self.patch_embedding.grid,
+                    layer=layer,
+                ),
                 mlp_dim,
                 dropout_rate,
+                options,
             )
-            for spec in _one_per_layer(mixer, num_layers)
+            for layer, spec in enumerate(_one_per_layer(mixer, num_layers))
         )
+        reads_grid = any(b.mixer.reads_grid or b.reads_grid for b in self.blocks)
+        if num_registers < 0 or (num_registers and reads_grid):
+            raise ValueError(
+                f"num_registers {num_registers}: "
+                + (
+                    "registers are tokens outside of the grid, which the mixer or the block reads: use 0."
+                    if num_registers > 0
+                    else "it cannot be below 0."
+                )
+            )
+        self.registers = nn.Parameter(0.02 * torch.randn(1, num_registers, hidden_size)) if num_registers else None
         self.norm = nn.LayerNorm(hidden_size)
         self.classification = classification
         if classification:
-            reads_grid = any(block.mixer.reads_grid for block in self.blocks)
             if pool == "cls" and reads_grid:
-                raise ValueError(f"pool='cls' adds a token to the grid, which the mixer {mixer!r} reads: use 'mean'.")
+                raise ValueError(
+                    f"pool='cls' adds a token to the grid, which the mixer {mixer!r} or the block reads: use 'mean'."
+                )
             if pool == "cls" or (pool == "auto" and not reads_grid):
                 self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
             else:
@@ -131,14 +162,17 @@ class MixerViT(nn.Module):
         tokens, grid = self.patch_embedding(x)
         if self.classification and self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
+        last = tokens.shape[1]
+        if self.registers is not None:
+            tokens = torch.cat([tokens, self.registers.expand(len(tokens), -1, -1)], 1)
         hidden_states = []
         for block in self.blocks:
             if self.use_checkpoint and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, grid, use_reentrant=False)
             else:
                 tokens = block(tokens, grid)
-            hidden_states.append(tokens)
-        return tokens, hidden_states, grid
+            hidden_states.append(tokens[:, :last])
+        return tokens[:, :last], hidden_states, grid
 
 
 def _one_per_layer(mixer: MixerSpec | Sequence[MixerSpec], num_layers: int) -> list[MixerSpec]:

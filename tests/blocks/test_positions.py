@@ -8,15 +8,22 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import WindowAttention
 
-from monai_ext.blocks.positions import RelativePositionBias, relative_position_index, resize_positions
+from monai_ext.blocks.positions import RelativePositionBias, resize_positions
+from monai_ext.ops.window_attention import grid_code
 
 WINDOWS = [(3, 3), (2, 5), (1, 4), (2, 3, 4), (3, 1, 2)]
 each_window = pytest.mark.parametrize("window", WINDOWS, ids=str)
 
 
+def pairs(window: tuple[int, ...]) -> torch.Tensor:
+    """The row of the table for every pair of tokens."""
+    code = grid_code(window)
+    return code[:, None] - code[None, :] + code[-1]
+
+
 @each_window
-def test_relative_position_index(window: tuple[int, ...]) -> None:
-    index = relative_position_index(window)
+def test_grid_code(window: tuple[int, ...]) -> None:
+    index = pairs(window)
     rows = {offset: i for i, offset in enumerate(itertools.product(*(range(1 - w, w) for w in window)))}
     places = list(itertools.product(*map(range, window)))
     for a, b in itertools.product(range(len(places)), repeat=2):
@@ -29,7 +36,7 @@ def test_bias(window: tuple[int, ...]) -> None:
     """The value of the table for every pair; a clipped window takes the leading block."""
     bias = RelativePositionBias(window, num_heads=2)
     n = torch.Size(window).numel()
-    full, index = bias(n), relative_position_index(window)
+    full, index = bias(n), pairs(window)
     assert full.shape == (2, n, n)
     for head, a, b in itertools.product(range(2), range(n), range(n)):
         assert full[head, a, b] == bias.table[index[a, b], head]

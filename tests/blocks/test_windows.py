@@ -12,6 +12,7 @@ from monai.networks.nets.swin_unetr import compute_mask, get_window_size, window
 from monai_ext.blocks.mixer_block import PLANS_KEPT, WindowMixerBlock
 from monai_ext.blocks.windows import from_windows, plan_windows, to_windows
 from monai_ext.mixers import build_mixer
+from monai_ext.ops.window_attention import region_mask
 
 CPU = torch.device("cpu")
 # grid, window
@@ -64,16 +65,14 @@ def test_same_windows_and_masks(grid: tuple[int, ...], window: tuple[int, ...], 
 
     assert torch.equal(step_by_step(tokens.view(1, *grid, 1), window, shift, note).flatten(), tokens)
     plan = plan_windows(grid, window, shift, CPU)
-    masks = [mask for count, mask in plan.groups for _ in range(count)]
+    masks = [region_mask(r) if r is not None else None for count, r in plan.groups for _ in range(count)]
     found = to_windows(tokens.view(1, -1, 1), plan).view(len(masks), -1).tolist()
     assert len(wanted) == len(found) and {tuple(w) for w in found} == set(wanted)
     for numbers, mask in zip(found, masks):
         assert torch.equal(torch.zeros_like(wanted[tuple(numbers)]) if mask is None else mask, wanted[tuple(numbers)])
     assert plan.padded == any(0 in w for w in found)
     # no two groups have the same mask
-    assert len({None if mask is None else tuple(mask.flatten().tolist()) for _, mask in plan.groups}) == len(
-        plan.groups
-    )
+    assert len({None if mask is None else tuple(mask.flatten().tolist()) for mask in masks}) == len(plan.groups)
 
 
 def attend(windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -87,7 +86,7 @@ def test_same_attention_and_gradient(grid: tuple[int, ...], window: tuple[int, .
     plan = plan_windows(grid, window, shift, CPU)
     counts = [count for count, _ in plan.groups]
     windows = to_windows(x.flatten(1, -2), plan).view(2, sum(counts), -1, 3)
-    parts = [attend(w, 0 if m is None else m) for w, (_, m) in zip(windows.split(counts, 1), plan.groups)]
+    parts = [attend(w, 0 if r is None else region_mask(r)) for w, (_, r) in zip(windows.split(counts, 1), plan.groups)]
     mine = from_windows(torch.cat(parts, 1).flatten(1, 2), plan).view_as(x)
     wanted = step_by_step(x, window, shift, attend)
     torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-12)
