@@ -37,7 +37,7 @@ def draw(records: Iterable[Mapping[str, Any]], families: Sequence[str], title: s
     figure = Figure(figsize=(15, height), dpi=DPI)
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.055, right=0.86, wspace=0.5, top=1 - 0.75 / height, bottom=1.05 / height)
-    for axes, what, unit in zip(panels, ("time", "memory"), ("s, forward + backward", "MB at the peak")):
+    for axes, what, unit in zip(panels, ("time", "memory"), ("s, forward + backward", "MiB at the peak")):
         curves = {}
         for mixer in mixers:
             points = sorted(point for r in records if r["mixer"] == mixer for point in _point(r, what))

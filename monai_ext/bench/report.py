@@ -176,14 +176,14 @@ def _table(records: Sequence[Record], fits: Iterable[Record], group: Group) -> s
     fitted = {fit["mixer"]: fit for fit in fits if (fit["dims"], fit["allocator"]) == group}
     share = f" at {size(at)}" if at else ""
     head = ["mixer", *(f"{size(n)}" for n in tokens), f"time share{share}", "exponent"]
-    head += [*(f"MB {size(n)}" for n in tokens), f"memory share{share}", "exponent"]
+    head += [*(f"MiB {size(n)}" for n in tokens), f"memory share{share}", "exponent"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for mixer in dict.fromkeys(record["mixer"] for record in records):
         of = [cells.get((mixer, n), {}) for n in tokens]
         shown, fit = cells.get((mixer, at), {}) if at else {}, fitted.get(mixer, {})
         apart = "†" if shown.get("share_from") == "apart" and mixer != BASE else ""
         row = [mixer, *map(_seconds, of), _number(shown.get("time_share")) + apart, _number(fit.get("time"), ".2f")]
-        row += [*(_megabytes(r) for r in of), _number(shown.get("memory_share")), _number(fit.get("memory"), ".2f")]
+        row += [*(_mebibytes(r) for r in of), _number(shown.get("memory_share")), _number(fit.get("memory"), ".2f")]
         rows.append(row)
     widths = [max(len(row[i]) for row in rows if row[i][:3] != "---") for i in range(len(head))]
     rows[1] = [("-" * max(3, w) if i == 0 else "-" * max(2, w - 1) + ":") for i, w in enumerate(widths)]
@@ -211,7 +211,7 @@ def _seconds(record: Record) -> str:
     return text + ("*" if record.get("cold") else "")
 
 
-def _megabytes(record: Record) -> str:
+def _mebibytes(record: Record) -> str:
     return "–" if record.get("memory") is None else _number(record["memory"] / 2**20)
 
 

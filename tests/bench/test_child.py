@@ -62,13 +62,33 @@ def test_a_dead_child_is_a_sentence(ask: Any, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_worker_does_not_outlive_its_parent(tmp_path: Path, repository: Path) -> None:
     body = "import time; from monai_ext.bench.child import answer; answer(lambda request, give_up: time.sleep(60))"
-    (tmp_path / "request.json").write_text("{}")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "request.json").write_text("{}")
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-c", body, str(tmp_path)]
+    command = [sys.executable, "-c", body, str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     assert process.stdin is not None
     process.stdin.close()  # as when the parent is killed
-    assert process.wait(40) == 1
+    assert process.wait(40) == 1 and not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+def test_a_worker_fails_before_the_machine_runs_out_of_memory(repository: Path) -> None:
+    body = """
+import torch
+from monai_ext.bench import child
+total = child.kilobytes("/proc/meminfo", "MemTotal")
+child.MEMORY_SHARE = 0.05
+child.guard_memory()
+try:
+    torch.empty(1024 * total // 2, dtype=torch.uint8)
+except RuntimeError as error:
+    print(child.one_sentence(error))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    run = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "out of memory.", run.stdout + run.stderr
 
 
 def test_answer_tells_a_failure_from_figures(tmp_path: Path, repository: Path) -> None:
@@ -82,7 +102,7 @@ def test_answer_tells_a_failure_from_figures(tmp_path: Path, repository: Path) -
         (tmp_path / "request.json").write_text(json.dumps({"fail": fail}))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["worker", str(tmp_path)])
-            patch.setattr(child, "_end_with_parent", lambda: None)
+            patch.setattr(child, "_end_with_parent", lambda _folder: None)
             child.answer(work)
         answers.append(json.loads((tmp_path / "answer.json").read_text()))
     assert answers[0] == {"status": "measured", "reason": "", "time": 1.0}
