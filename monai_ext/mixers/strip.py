@@ -34,7 +34,7 @@ class StripMixer(Mixer):
         reduction: tokens of a block along every axis, or a list with one number an axis. A block as large as the grid
             or window would leave one key, and nothing to choose from.
         compressed: channels r of queries and keys in a head; without it a quarter of the values', at least 1.
-        qkv_bias: a bias in the projections to queries, keys and values.
+        qkv_bias: a bias in the projections to queries and values (one of the keys would change no output).
         attn_drop_rate: dropout of the attention weights, in training only.
 
     Raises:
