@@ -86,7 +86,7 @@ class HistogramMixer(Mixer):
         out = torch.empty_like(out).scatter(-1, ranks, out).unflatten(-1, grid)
         out = self.proj(out.to(x.dtype))
         out = torch.cat((unsort_axes(out[:, :half], places), out[:, half:]), 1)
-        return self.to_tokens(out)
+        return self.to_tokens(out).contiguous()
 
     def _convolve(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """The parts ``start`` to ``stop`` of q1, k1, q2, k2, v, in the dtype of x."""

@@ -38,8 +38,8 @@ class ReducedMixer(Mixer):
 
     A convolution whose kernel and stride are ``reduction``, followed by a LayerNorm, makes one token of each block of
     the grid; keys and values are projected from these M tokens, queries from all N. O(N M C) time and memory linear
-    in N, with M = N / 4^2 in 2D and N / 4^3 in 3D for a reduction of 4. As in the authors' code there is neither
-    convolution nor norm where the reduction is 1 along every axis: plain attention.
+    in N, with M = N / r^D for a reduction r. As in the authors' code there is neither convolution nor norm where the
+    reduction is 1 along every axis: plain attention.
 
     Departures from the authors' code: any grid, not only cubes. Axes that the reduction does not divide are padded
     with zeros at their end, so that no token is left out (see ``monai_ext.ops.reduced``). Initialised as PyTorch does.
@@ -49,7 +49,8 @@ class ReducedMixer(Mixer):
         num_heads: heads.
         spatial_dims: 2 or 3.
         reduction: tokens of a block along every axis, or a list with one number an axis. The authors take 8, 4, 2, 1
-            (PVT) or 4, 2, 1, 1 (SegFormer3D) from the first stage of a network to the last.
+            (PVT) or 4, 2, 1, 1 (SegFormer3D) from the first stage of a network to the last; 2 also suits windows. A
+            block as large as the grid or window would leave one key, and nothing to choose from.
         qkv_bias: a bias in the projections to queries, keys and values.
         attn_drop_rate: dropout of the attention weights, in training only.
 
@@ -64,7 +65,7 @@ class ReducedMixer(Mixer):
         dim: int,
         num_heads: int,
         spatial_dims: int,
-        reduction: int | Sequence[int] = 4,
+        reduction: int | Sequence[int] = 2,
         qkv_bias: bool = False,
         attn_drop_rate: float = 0.0,
     ) -> None:

@@ -23,7 +23,7 @@ class StripMixer(Mixer):
     (see ``monai_ext.ops.reduced``).
 
     Left open by the paper and chosen here: several heads (the block's), each with its own r channels; r = C / (4 H);
-    a reduction of 4; a depthwise kernel as large as its stride, with a bias and without a norm; zeros at the end of
+    a reduction of 2; a depthwise kernel as large as its stride, with a bias and without a norm; zeros at the end of
     axes that the reduction does not divide; an output projection. With a reduction of 1 along every axis there is
     no convolution. The blocks of S2AFormer around it (local perception, local interaction) are not part of it.
 
@@ -31,9 +31,10 @@ class StripMixer(Mixer):
         dim: channels of a token.
         num_heads: heads.
         spatial_dims: 2 or 3.
-        reduction: tokens of a block along every axis, or a list with one number an axis.
+        reduction: tokens of a block along every axis, or a list with one number an axis. A block as large as the grid
+            or window would leave one key, and nothing to choose from.
         compressed: channels r of queries and keys in a head; without it a quarter of the values', at least 1.
-        qkv_bias: a bias in the projections to queries, keys and values.
+        qkv_bias: a bias in the projections to queries and values (one of the keys would change no output).
         attn_drop_rate: dropout of the attention weights, in training only.
 
     Raises:
@@ -48,7 +49,7 @@ class StripMixer(Mixer):
         dim: int,
         num_heads: int,
         spatial_dims: int,
-        reduction: int | Sequence[int] = 4,
+        reduction: int | Sequence[int] = 2,
         compressed: int | None = None,
         qkv_bias: bool = False,
         attn_drop_rate: float = 0.0,

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-OPTIONS = [{}, {"reduction": 2, "qkv_bias": True}, {"reduction": 1}]
+OPTIONS = [{}, {"reduction": 4, "qkv_bias": True}, {"reduction": 1}]
 
 
 def lift(value, shape):

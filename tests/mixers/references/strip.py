@@ -7,7 +7,7 @@ import torch
 from tests.mixers.references.reduced import attention, blocks, lift
 
 __all__ = ["lift"]
-OPTIONS = [{}, {"reduction": 2, "compressed": 2, "qkv_bias": True}, {"reduction": 1, "compressed": 5}]
+OPTIONS = [{}, {"reduction": 4, "compressed": 2, "qkv_bias": True}, {"reduction": 1, "compressed": 5}]
 
 
 def reference(mixer, x, grid):
