@@ -18,7 +18,7 @@ FEATURES = ("exp", "relu")
 EPS = {"exp": 1e-4, "relu": 1e-3}
 # Features of a block of tokens that are in memory at a time: what bounds the working memory. A CPU is fastest where
 # they fit its cache.
-BLOCK_CPU, BLOCK = 2**18, 2**24
+BLOCK_CPU, BLOCK = 2**19, 2**24
 
 
 def orthogonal_features(count: int, dim: int) -> torch.Tensor:
