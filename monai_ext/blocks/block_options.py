@@ -6,13 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 import torch.nn as nn
 from monai.networks.blocks import MLPBlock
 
 from monai_ext.blocks.kan import KANMLP
-from monai_ext.blocks.local_concentration import ConditionalPosition, LocalConcentration
+from monai_ext.blocks.local_concentration import ConditionalPositions, LocalConcentration
 
 MLPS = ("mlp", "kan")
+
+
+class NormedConcentration(nn.Module):
+    """``module(norm(x))``: the branch that a block adds.
+
+    Args:
+        dim: channels of a token.
+        spatial_dims: 2 or 3.
+    """
+
+    def __init__(self, dim: int, spatial_dims: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.module = LocalConcentration(dim, spatial_dims)
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        """Tokens (B, N, C) of a grid to tokens (B, N, C)."""
+        return self.module(self.norm(x), grid)
 
 
 @dataclass(frozen=True)
@@ -59,8 +78,8 @@ class BlockOptions:
     def convolutions(self, dim: int, spatial_dims: int) -> tuple[nn.Module | None, nn.Module | None]:
         """The conditional position and the local concentration, where they are asked for."""
         return (
-            ConditionalPosition(dim, spatial_dims) if self.conditional_position else None,
-            LocalConcentration(dim, spatial_dims) if self.local_concentration else None,
+            ConditionalPositions(dim, spatial_dims) if self.conditional_position else None,
+            NormedConcentration(dim, spatial_dims) if self.local_concentration else None,
         )
 
 

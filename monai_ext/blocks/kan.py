@@ -1,65 +1,65 @@
-"""Kolmogorov-Arnold layers as a feed-forward network (Liu et al., KAN, arXiv 2404.19756, 2024; FasterKAN, as used in
-MedViTV2: Manzari et al., arXiv 2502.13693, 2025).
-
-Legend: B batch, N tokens, C channels in, O channels out, G points of the grid of basis functions.
-"""
+"""A feed-forward network of learnt functions: FasterKAN, as in MedViTV2 (Manzari et al., 2025)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn as nn
-from torch.utils.checkpoint import checkpoint
+
+from monai_ext.ops.kan import kan_linear
+
+# of the grid of bumps: from, to, points, width
+LOW, HIGH, POINTS, WIDTH = -2.0, 2.0, 8, 0.33
 
 
 class KANLayer(nn.Module):
-    """Learnt functions of one variable on every edge from C to O channels, as sums of G bumps.
-
-    ``y_o = sum_c sum_g w_ocg phi((n(x)_c - t_g) / h)`` with ``phi(u) = 1 - tanh(u)^2``, a layer norm n and points t_g
-    from -2 to 2.
+    """Layer norm, eight bumps a channel, a linear map without bias (see ``monai_ext.ops.kan``).
 
     Args:
-        in_channels: C.
-        out_channels: O.
-        grid_points: G.
-        width: h, in units of the normalised channels.
+        dim: input channels.
+        out_dim: output channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, grid_points: int = 8, width: float = 0.33) -> None:
+    grid: torch.Tensor
+
+    def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(in_channels)
-        self.width = width
-        self.register_buffer("points", torch.linspace(-2, 2, grid_points), persistent=False)
-        self.linear = nn.Linear(in_channels * grid_points, out_channels, bias=False)
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(POINTS * dim, out_dim, bias=False)
         nn.init.xavier_uniform_(self.linear.weight)
+        self.register_buffer("grid", torch.linspace(LOW, HIGH, POINTS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., C) to (..., O)."""
-        bumps = 1 - torch.tanh((self.norm(x).unsqueeze(-1) - self.points.to(x.dtype)) / self.width).square()
-        return self.linear(bumps.flatten(-2))
+        return kan_linear(self.norm(x), self.linear.weight, self.grid, WIDTH)
 
 
 class KANMLP(nn.Module):
-    """Two Kolmogorov-Arnold layers in the place of a transformer's MLP.
+    """Two KAN layers in the place of a transformer block's feed-forward network (MedViTV2, arXiv 2502.13693).
 
-    A layer's input grows by G for its linear map; that copy is made anew in the backward instead of being kept.
+    A layer has eight times the weights and multiplications of a linear one between the same widths, which is why the
+    authors' inner width is twice the outer and not four times. What it keeps for the backward is of the size of its
+    input, not eight times that. Departure from the authors' code, which reads the channels of a map in the order of
+    its memory and so mixes them with positions: a token's channels are its own.
 
     Args:
         dim: channels of a token.
-        hidden_dim: channels between the layers.
-        dropout_rate: dropout behind each layer.
+        hidden_dim: inner width.
+        dropout_rate: dropout after each layer, in training (the authors have none).
+
+    Raises:
+        ValueError: for no channels, or a dropout that is no probability.
     """
 
     def __init__(self, dim: int, hidden_dim: int, dropout_rate: float = 0.0) -> None:
         super().__init__()
+        if dim < 1 or hidden_dim < 1:
+            raise ValueError(f"dim and hidden_dim must be at least 1, got {dim} and {hidden_dim}.")
+        if not 0 <= dropout_rate <= 1:
+            raise ValueError(f"dropout_rate must lie between 0 and 1, got {dropout_rate}.")
         self.layers = nn.ModuleList([KANLayer(dim, hidden_dim), KANLayer(hidden_dim, dim)])
-        self.dropout = nn.Dropout(dropout_rate)
+        self.drop = nn.Dropout(dropout_rate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
+        """(.., C) to (.., C)."""
         for layer in self.layers:
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x)
-            x = self.dropout(x)
+            x = self.drop(layer(x))
         return x

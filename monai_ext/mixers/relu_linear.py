@@ -14,9 +14,9 @@ class ReLULinearMixer(Mixer):
 
     ``t_h f(q) (f(k)^T v) / max(f(q) sum f(k), min_denominator)`` with f = ReLU, not causal: O(N C^2 / H) time and
     memory linear in N (see ``monai_ext.ops.relu_linear``). The learnable temperature t_h of a head starts at
-    ``(C / H)^-1/2``, as in the authors' code: the output begins that much smaller than a softmax's, and what is
-    averaged over all tokens does not drown what a block adds from nearby (a convolution; see
-    ``monai_ext.blocks.local_concentration``). A scale before the normalisation would cancel.
+    ``(C / H)^-1/2``: the scale of a softmax's scores, put behind the normalisation, since on q or k it would cancel.
+    So the output starts that much smaller than an average of values. L2ViT adds a convolution of its own, which gathers
+    what is near (``monai_ext.blocks.local_concentration``).
 
     Args:
         dim: channels of a token.

@@ -18,7 +18,7 @@ FEATURES = ("exp", "relu")
 EPS = {"exp": 1e-4, "relu": 1e-3}
 # Features of a block of tokens that are in memory at a time: what bounds the working memory. A CPU is fastest where
 # they fit its cache.
-BLOCK_CPU, BLOCK = 2**18, 2**24
+BLOCK_CPU, BLOCK = 2**19, 2**24
 
 
 def orthogonal_features(count: int, dim: int) -> torch.Tensor:
@@ -113,22 +113,25 @@ def _empty(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty((b, n, h, d)).transpose(1, 2)
 
 
-def _half_square(x: torch.Tensor) -> torch.Tensor:
-    return x.square().sum(-1, keepdim=True) / 2
-
-
 def _with_one(v: torch.Tensor) -> torch.Tensor:
     """A further channel of ones: its sums are those of the weights."""
     return torch.cat([v, v.new_ones((*v.shape[:-1], 1))], -1)
 
 
-def _query_features(x: torch.Tensor, weight: torch.Tensor, feature: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Features without eps (B, H, n, M), and for each token which one is the largest."""
+def _exp(x: torch.Tensor, dash: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """``exp(w x - |x|^2 / 2 - top)`` in the place of ``dash = w x``, for x that is not scaled by D^-1/4."""
+    return dash.sub_(x.square().sum(-1, keepdim=True) * (0.5 * x.shape[-1] ** -0.5) + top).exp_()
+
+
+def _query_features(
+    x: torch.Tensor, weight: torch.Tensor, feature: str, locate: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Features without eps (B, H, n, M), and for each token which one is the largest (slow, hence on demand)."""
     dash = x @ weight.T
     if feature == "relu":
         return dash.relu_(), None
-    top, where = dash.max(-1, keepdim=True)
-    return (dash - (_half_square(x) + top)).exp_(), where
+    top, where = dash.max(-1, keepdim=True) if locate else (dash.amax(-1, keepdim=True), None)
+    return _exp(x, dash, top), where
 
 
 def _forward(
@@ -136,40 +139,40 @@ def _forward(
 ) -> tuple[torch.Tensor, ...]:
     """Output, sums over tokens of f(k) (v, 1) (B, H, M, D + 1), largest exponent of the keys, its place (B, H)."""
     acc = torch.promote_types(q.dtype, torch.float32)
-    h, d = q.shape[1], q.shape[3]
-    m, scale, eps = len(projection), d**-0.25, EPS[feature]
+    h, d, m, eps = q.shape[1], q.shape[3], len(projection), EPS[feature]
     with torch.autocast(q.device.type, enabled=False):
-        weight = projection.to(acc)
-        out, sums, tops, places = _empty(q), [], [], []
+        weight = d**-0.25 * projection.to(acc)
+        out, totals, tops, places = _empty(q), [], [], []
         for group, tokens in _blocks(q, m):
-            like = q[group].shape[0]
-            total = weight.new_zeros((like, h, m, d + 1))
-            plain = weight.new_zeros((like, h, 1, d + 1))
-            top = weight.new_full((like, h, 1, 1), -torch.inf)
-            place = torch.zeros((like, h, 1), dtype=torch.long, device=q.device)
+            size = q[group].shape[0]
+            total = weight.new_zeros((size, h, m, d + 1))
+            plain = weight.new_zeros((size, h, 1, d + 1))
+            top = weight.new_full((size, h, 1, 1), -torch.inf)
+            place = torch.zeros((size, h, 1), dtype=torch.long, device=q.device)
             for at in tokens:
-                x, y = scale * k[group, :, at].to(acc), _with_one(v[group, :, at].to(acc))
+                x, y = k[group, :, at].to(acc).contiguous(), _with_one(v[group, :, at].to(acc))
                 dash = x @ weight.T
                 if feature == "relu":
                     e = dash.relu_()
                 else:
                     largest, where = dash.flatten(2).max(-1, keepdim=True)
-                    new = torch.maximum(top, largest.unsqueeze(-1))
                     place = torch.where(largest > top.squeeze(-1), where + at.start * m, place)
+                    new = torch.maximum(top, largest.unsqueeze(-1))
                     total = total * (top - new).exp()
                     top = new
-                    e = (dash - (_half_square(x) + top)).exp_()
+                    e = _exp(x, dash, top)
                 total = total + e.transpose(-2, -1) @ y
                 plain = plain + y.sum(-2, keepdim=True)
             total = total + eps * plain
+            offset = eps * total.sum(-2, keepdim=True)
             for at in tokens:
-                e, _ = _query_features(scale * q[group, :, at].to(acc), weight, feature)
-                y = (e + eps) @ total
+                e, _ = _query_features(q[group, :, at].to(acc).contiguous(), weight, feature, locate=False)
+                y = e @ total + offset
                 out[group, :, at] = (y[..., :-1] / y[..., -1:]).to(q.dtype)
-            sums.append(total)
+            totals.append(total)
             tops.append(top)
             places.append(place)
-    return out, torch.cat(sums), torch.cat(tops), torch.cat(places)
+    return out, torch.cat(totals), torch.cat(tops), torch.cat(places)
 
 
 class _Performer(torch.autograd.Function):
@@ -185,40 +188,40 @@ class _Performer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # Notation: e the features without eps, y = f(q) total the sums of weights times (v, 1)
         q, k, v, projection, totals, tops, places = ctx.saved_tensors
-        feature = ctx.feature
-        scale, eps, acc = q.shape[-1] ** -0.25, EPS[feature], totals.dtype
+        feature, m, d, acc = ctx.feature, len(projection), q.shape[3], totals.dtype
+        eps = EPS[feature]
         with torch.autocast(q.device.type, enabled=False):
-            weight = projection.to(acc)
+            weight = d**-0.25 * projection.to(acc)
             dq, dk, dv = _empty(q), _empty(k), _empty(v)
-            for group, tokens in _blocks(q, len(projection)):
+            for group, tokens in _blocks(q, m):
                 total, top, place = totals[group], tops[group], places[group]
-                d_total = torch.zeros_like(total)
+                offset = eps * total.sum(-2, keepdim=True)
+                d_total, d_sum = torch.zeros_like(total), torch.zeros_like(offset)
                 for at in tokens:
-                    x, g = scale * q[group, :, at].to(acc), grad[group, :, at].to(acc)
-                    e, where = _query_features(x, weight, feature)
-                    f = e + eps
-                    y = f @ total
-                    # of the sums and the normalisation, side by side
-                    g = g / y[..., -1:]
+                    x = q[group, :, at].to(acc).contiguous()
+                    e, where = _query_features(x, weight, feature, locate=True)
+                    y = e @ total + offset
+                    g = grad[group, :, at].to(acc) / y[..., -1:]
                     g = torch.cat([g, -(g * y[..., :-1]).sum(-1, keepdim=True) / y[..., -1:]], -1)
-                    d_total = d_total + f.transpose(-2, -1) @ g
-                    dq[group, :, at] = scale * _to_tokens(g @ total.transpose(-2, -1), e, x, weight, where)
+                    d_total = d_total + e.transpose(-2, -1) @ g
+                    d_sum = d_sum + g.sum(-2, keepdim=True)
+                    dq[group, :, at], _ = _to_tokens(g @ total.transpose(-2, -1), e, x, weight, feature, where)
+                d_total = d_total + eps * d_sum
+                offset = eps * d_total[..., :-1].sum(-2, keepdim=True)
                 d_top = torch.zeros_like(top)
                 for at in tokens:
-                    x, y = scale * k[group, :, at].to(acc), v[group, :, at].to(acc)
+                    x, y = k[group, :, at].to(acc).contiguous(), _with_one(v[group, :, at].to(acc))
                     dash = x @ weight.T
-                    e = dash.relu_() if feature == "relu" else (dash - (_half_square(x) + top)).exp_()
-                    dv[group, :, at] = (e + eps) @ d_total[..., :-1]
-                    d_f = y @ d_total[..., :-1].transpose(-2, -1) + d_total[..., -1:].transpose(-2, -1)
-                    if feature == "exp":
-                        d_top = d_top - (d_f * e).sum((-2, -1), keepdim=True)
-                    dk[group, :, at] = scale * _to_tokens(d_f, e, x, weight, None, feature == "exp")
+                    e = dash.relu_() if feature == "relu" else _exp(x, dash, top)
+                    dv[group, :, at] = e @ d_total[..., :-1] + offset
+                    dk[group, :, at], along = _to_tokens(y @ d_total.transpose(-2, -1), e, x, weight, feature, None)
+                    d_top = d_top - along
                 if feature == "exp":
                     # the largest exponent is w x of one token
-                    m = len(weight)
-                    token = (place // m).unsqueeze(-1).expand(-1, -1, -1, q.shape[-1])
-                    dk[group].scatter_add_(2, token, (scale * d_top * weight[place % m]).to(dk.dtype))
+                    token = (place // m).unsqueeze(-1).expand(-1, -1, -1, d)
+                    dk[group].scatter_add_(2, token, (d_top * weight[place % m]).to(dk.dtype))
         return dq, dk, dv, None, None
 
 
@@ -227,14 +230,14 @@ def _to_tokens(
     e: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
+    feature: str,
     where: torch.Tensor | None,
-    exponential: bool = False,
-) -> torch.Tensor:
-    """The gradient of scaled tokens from that of their features."""
-    if where is None and not exponential:
-        return (d_f * (e > 0)) @ weight
-    d_dash = d_f * e
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of tokens from that of their features, and that of what is subtracted from all exponents."""
+    if feature == "relu":
+        return d_f.mul_(e > 0) @ weight, d_f.new_zeros(())
+    d_dash = d_f.mul_(e)
     along = d_dash.sum(-1, keepdim=True)
     if where is not None:
         d_dash.scatter_add_(-1, where, -along)
-    return d_dash @ weight - along * x
+    return d_dash @ weight - (x.shape[-1] ** -0.5 * along) * x, along.sum(-2, keepdim=True)

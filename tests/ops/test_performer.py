@@ -20,7 +20,7 @@ def directions(count: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 
 # blocks of one token, of four tokens, of two samples, of all
-@pytest.mark.parametrize("block", [1, 60, 2 * 7 * 15, 2**18])
+@pytest.mark.parametrize("block", [1, 60, 2 * 7 * 15, 2**19])
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("n", [1, 7])
 def test_definition(n: int, feature: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
