@@ -12,6 +12,8 @@ from monai_ext.mixers.hyena import HyenaMixer
 from monai_ext.mixers.hyena_nd import HyenaNDMixer
 from monai_ext.mixers.hyena_pixel import HyenaPixelMixer
 from monai_ext.mixers.linear import LinearMixer
+from monai_ext.mixers.scattering import ScatteringMixer
+from monai_ext.mixers.scattering_3d import Scattering3DMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -26,6 +28,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "hyena": HyenaMixer,
     "hyena_nd": HyenaNDMixer,
     "hyena_pixel": HyenaPixelMixer,
+    "scattering": ScatteringMixer,
+    "scattering_3d": Scattering3DMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]
