@@ -9,7 +9,6 @@ import math
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
@@ -152,7 +151,8 @@ class HyenaPixelMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        q, k, v = self._short(self.to_map(self.in_proj(x), grid)).chunk(3, dim=1)
+        # contiguous, for PyTorch's bfloat16 gradient of a depthwise 3D weight is wrong for other strides on a CPU
+        q, k, v = self.short(self.to_map(self.in_proj(x), grid).contiguous()).chunk(3, dim=1)
         z = q * k
         if self.qk_norm is not None:
             z = self.qk_norm(z.movedim(1, -1)).movedim(-1, 1)
@@ -161,14 +161,6 @@ class HyenaPixelMixer(Mixer):
         if self.out_norm is not None:
             y = self.out_norm(y)
         return self.out_proj(y)
-
-    def _short(self, u: torch.Tensor) -> torch.Tensor:
-        # only taps that meet the grid: in bfloat16 PyTorch gives the others gradients on a CPU
-        reach = [min(k // 2, g - 1) for k, g in zip(self.short.kernel_size, u.shape[2:])]
-        middle = (slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(self.short.kernel_size, reach))
-        weight = self.short.weight[(..., *middle)]
-        conv = F.conv2d if u.ndim == 4 else F.conv3d
-        return conv(u, weight, self.short.bias, padding=reach, groups=u.shape[1])
 
     def _kernel(self, grid: tuple[int, ...]) -> torch.Tensor:
         if not torch.is_grad_enabled():
