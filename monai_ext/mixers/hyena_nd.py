@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
+from monai_ext.ops.long_convolution import channel_groups
 
 FILTERS = ("joint", "product")
 DIRECTIONS = ("two_sided", "causal", "alternate", "four")
@@ -72,15 +73,19 @@ class ImplicitFilter(nn.Module):
                 h = torch.sin(h if i else self.omega * h)
             # the envelope is a product over the axes, and so are its sums
             decay = self.log_decay.to(acc).exp()
-            envelope = torch.ones_like(decay)
-            energy, total = envelope, envelope
-            for o in offsets:
-                e = torch.exp(-decay.unsqueeze(-1) * o.abs())
+            envelopes = [torch.exp(-decay.unsqueeze(-1) * o.abs()) for o in offsets]
+            energy, total = torch.ones_like(decay), torch.ones_like(decay)
+            for e in envelopes:
                 energy, total = energy * e.square().sum(-1), total * e.sum(-1)
-                envelope = envelope.unsqueeze(-1) * e.view(-1, *[1] * (envelope.ndim - 1), e.shape[-1])
             power = energy + COHERENCE * total.square()
-            kernel = (weight.to(acc) * torch.rsqrt(power).unsqueeze(-1)) @ h
-        return kernel.view(envelope.shape) * envelope
+            weight = weight.to(acc) * torch.rsqrt(power).unsqueeze(-1)
+            kernels = []
+            for c in channel_groups(len(weight), h.shape[1], h.device):
+                envelope = envelopes[0][c]
+                for e in envelopes[1:]:
+                    envelope = envelope.unsqueeze(-1) * e[c].view(-1, *[1] * (envelope.ndim - 1), e.shape[-1])
+                kernels.append((weight[c] @ h).view(envelope.shape) * envelope)
+        return torch.cat(kernels)
 
 
 class HyenaNDMixer(Mixer):

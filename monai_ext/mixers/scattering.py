@@ -84,7 +84,7 @@ class ScatteringMixer(Mixer):
     and six oriented complex bands (see ``monai_ext.ops.scattering``). The low band is multiplied with a weight for
     every channel and place, the oriented bands go through two complex layers over the channels of a block
     ("Einstein blending"), and the inverse transform puts them together. O(C N + C^2 N / K) time. There is no
-    projection. A token reaches 18 others in every direction, and with ``mixing="channel_token"`` all of its row: the
+    projection. A token reaches 16 others in every direction, and with ``mixing="channel_token"`` all of its row: the
     mixer is local. The weights of the low band belong to one grid. The number of heads plays no part.
 
     With ``mixing="channel_token"`` one half of the channels goes through a depthwise 3 x 3 convolution, the other

@@ -16,7 +16,7 @@ class Scattering3DMixer(Mixer):
     The low band and the 28 oriented complex bands of the first level of the three-dimensional dual-tree complex
     wavelet transform (Chen and Kingsbury, 2012; separable along the axes, see ``monai_ext.ops.scattering``): a weight
     for every channel and place of the low band, two complex layers over the channels of a block for the oriented
-    bands, the same for all of them, and the inverse transform. O(C N + C^2 N / K) time. Local: a token reaches 18
+    bands, the same for all of them, and the inverse transform. O(C N + C^2 N / K) time. Local: a token reaches 16
     others in every direction. The weights of the low band belong to one grid; odd axes are padded by repeating the
     last token. The number of heads plays no part.
 
