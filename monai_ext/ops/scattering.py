@@ -190,7 +190,7 @@ def _signs(dims: int) -> list[list[tuple[int, float]]]:
 
 
 def _to_complex(y: torch.Tensor) -> list[torch.Tensor]:
-    """(B, g1 .. gD, C) as 2^D parts (B, g1 / 2 .. gD / 2, C)."""
+    """(B, g1 .. gD, C) as 2^D parts (B, g1 / 2 .. gD / 2, C), by the definition."""
     dims = y.ndim - 2
     cells = [y[(slice(None), *(slice(b, None, 2) for b in e))] for e in itertools.product((0, 1), repeat=dims)]
     return [sum(weight * cells[number] for number, weight in part) for part in _signs(dims)]
@@ -210,17 +210,46 @@ def _from_complex(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return out
 
 
+def _sign_matrix(like: torch.Tensor) -> torch.Tensor:
+    """``_signs`` as a matrix (2^D, 2^D), from the samples of a cell to complex parts."""
+    signs = _signs(like.ndim - 2)
+    matrix = [[0.0] * len(signs) for _ in signs]
+    for row, part in zip(matrix, signs):
+        for number, weight in part:
+            row[number] = weight
+    return torch.tensor(matrix, dtype=like.dtype, device=like.device)
+
+
+def _cells(y: torch.Tensor) -> torch.Tensor:
+    """(B, g1 .. gD, C) as (B, g1 / 2 .. gD / 2, 2^D, C)."""
+    dims = y.ndim - 2
+    split = y.view(y.shape[0], *(s for g in y.shape[1:-1] for s in (g // 2, 2)), y.shape[-1])
+    order = [0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1]
+    return split.permute(order).reshape(y.shape[0], *(g // 2 for g in y.shape[1:-1]), 2**dims, y.shape[-1])
+
+
+def _from_cells(cells: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``_cells``."""
+    grid = cells.shape[1:-2]
+    dims = len(grid)
+    split = cells.unflatten(-2, (2,) * dims)
+    order = [0, *(a for axis in range(1, dims + 1) for a in (axis, axis + dims)), 2 * dims + 1]
+    return split.permute(order).reshape(cells.shape[0], *(2 * g for g in grid), cells.shape[-1])
+
+
 def _split(x: torch.Tensor, operators: Operators) -> tuple[torch.Tensor, torch.Tensor]:
     parts = [x]
     for axis, pair in enumerate(operators, start=1):
         parts = [_along(part, matrix, axis) for part in parts for matrix in pair]
-    return parts[0], torch.stack([t for p in parts[1:] for t in _to_complex(p)], -2).unflatten(-2, (-1, 2))
+    signs = _sign_matrix(x)
+    high = torch.cat([signs @ _cells(part) for part in parts[1:]], -2)
+    return parts[0], high.unflatten(-2, (-1, 2))
 
 
 def _join(low: torch.Tensor, high: torch.Tensor, operators: Operators) -> torch.Tensor:
-    size = 2 ** len(operators)
-    bands = high.flatten(-3, -2).unbind(-2)
-    parts = [low, *(_from_complex(bands[i : i + size]) for i in range(0, len(bands), size))]
+    signs = _sign_matrix(low)
+    # an orthogonal map: its inverse is its transpose
+    parts = [low, *(_from_cells(signs.T @ part) for part in high.flatten(-3, -2).split(len(signs), -2))]
     for axis in reversed(range(len(operators))):
         a, b = operators[axis]
         pairs = zip(parts[::2], parts[1::2])
