@@ -27,6 +27,8 @@ from monai_ext.mixers.performer import PerformerMixer
 from monai_ext.mixers.reduced import ReducedMixer
 from monai_ext.mixers.relu_linear import ReLULinearMixer
 from monai_ext.mixers.retention import RetentionMixer
+from monai_ext.mixers.scattering import ScatteringMixer
+from monai_ext.mixers.scattering_3d import Scattering3DMixer
 from monai_ext.mixers.seqnorm import SeqNormMixer
 from monai_ext.mixers.sima import SimAMixer
 from monai_ext.mixers.softmax import SoftmaxMixer
@@ -67,6 +69,9 @@ MIXERS: dict[str, type[Mixer]] = {
     # recurrent with a matrix for memory
     "vil": VilMixer,
     "retention": RetentionMixer,
+    # spectral
+    "scattering": ScatteringMixer,
+    "scattering_3d": Scattering3DMixer,
 }
 
 MixerSpec = str | Mapping[str, Any]

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.hyena import hyena
+from monai_ext.ops.long_convolution import channel_groups
 
 # What an option is when nothing is said about it.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -111,12 +112,15 @@ class HyenaFilter(nn.Module):
                 h = torch.sin(freq * torch.addmm(b.unsqueeze(-1), w, h))
             t = self._offsets(n, like).abs() / max(length - 1, 1)
             delta = torch.linspace(-math.log(TARGET) / SLOW, -math.log(TARGET) / FAST, self.channels).to(like)
-            envelope = torch.exp(-delta.unsqueeze(-1) * t)
-            weight = weight.to(acc)
-            if self.normalized:
-                power = envelope.square().sum(-1) + COHERENCE * envelope.sum(-1).square()
-                weight = weight * torch.rsqrt(power).unsqueeze(-1)
-            return (weight @ h) * envelope
+            weight, kernels = weight.to(acc), []
+            for c in channel_groups(self.channels, len(t), h.device):
+                envelope = torch.exp(-delta[c].unsqueeze(-1) * t)
+                w = weight[c]
+                if self.normalized:
+                    power = envelope.square().sum(-1) + COHERENCE * envelope.sum(-1).square()
+                    w = w * torch.rsqrt(power).unsqueeze(-1)
+                kernels.append((w @ h) * envelope)
+        return torch.cat(kernels)
 
 
 class HyenaMixer(Mixer):

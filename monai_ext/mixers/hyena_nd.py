@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.ops.hyena_nd import hyena_nd
+from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
+from monai_ext.ops.long_convolution import channel_groups
 
 FILTERS = ("joint", "product")
+DIRECTIONS = ("two_sided", "causal", "alternate", "four")
 # tokens after which the envelope has fallen to 1 %, from the first channel to the last
 NEAR, FAR = 4.0, 64.0
 # weight of the envelope's squared sum beside its energy in the gain
@@ -63,21 +65,27 @@ class ImplicitFilter(nn.Module):
         acc = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(weight.device.type, enabled=False):
             offsets = [torch.arange(0 if causal else 1 - g, g, device=weight.device, dtype=acc) for g in grid]
-            h = torch.stack(torch.meshgrid(*[o.sign() * o.abs().log1p() for o in offsets], indexing="ij"), -1)
+            # features first, as the kernel is wanted
+            h = torch.stack(torch.meshgrid(*[o.sign() * o.abs().log1p() for o in offsets], indexing="ij")).flatten(1)
             for i, layer in enumerate(self.layers):
-                h = F.linear(h, layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc))
+                w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
+                h = torch.addmm(b.unsqueeze(-1), w, h)
                 h = torch.sin(h if i else self.omega * h)
             # the envelope is a product over the axes, and so are its sums
             decay = self.log_decay.to(acc).exp()
-            envelopes = [torch.exp(-decay * o.abs().unsqueeze(-1)) for o in offsets]
+            envelopes = [torch.exp(-decay.unsqueeze(-1) * o.abs()) for o in offsets]
             energy, total = torch.ones_like(decay), torch.ones_like(decay)
             for e in envelopes:
-                energy, total = energy * e.square().sum(0), total * e.sum(0)
+                energy, total = energy * e.square().sum(-1), total * e.sum(-1)
             power = energy + COHERENCE * total.square()
-            kernel = F.linear(h, weight.to(acc) * torch.rsqrt(power).unsqueeze(-1))
-            for axis, e in enumerate(envelopes):
-                kernel = kernel * e.reshape(*[-1 if a == axis else 1 for a in range(len(grid))], e.shape[-1])
-        return kernel.movedim(-1, 0)
+            weight = weight.to(acc) * torch.rsqrt(power).unsqueeze(-1)
+            kernels = []
+            for c in channel_groups(len(weight), h.shape[1], h.device):
+                envelope = envelopes[0][c]
+                for e in envelopes[1:]:
+                    envelope = envelope.unsqueeze(-1) * e[c].view(-1, *[1] * (envelope.ndim - 1), e.shape[-1])
+                kernels.append((weight[c] @ h).view(envelope.shape) * envelope)
+        return torch.cat(kernels)
 
 
 class HyenaNDMixer(Mixer):
@@ -87,11 +95,15 @@ class HyenaNDMixer(Mixer):
     ``q * (kernel (*) (k * v) + skip * k * v)`` and an output projection, with the kernel from an ``ImplicitFilter``.
     O(C N log N) time. The number of heads plays no part: every channel has a kernel of its own.
 
-    Departures from the paper: one kernel over offsets of either sign instead of flipped copies of a causal one;
+    Departures from the paper: by default one kernel over offsets of either sign instead of flipped causal ones;
     offsets in tokens on a logarithmic scale instead of a fraction of one grid, so that the same weights serve any
     grid, odd or even, whole or window; learnt decays; the true convolution with a gain of its own instead of the
     reference's 1/(2L). When not bidirectional, the short convolution looks back only, too, and the mixer is causal
     along every axis, hence along the raster.
+
+    The paper's ways to read an image are the other ``directions``: quadrants, whose kernel lies ahead of a token along
+    every axis, from one corner of the image (``"causal"``, ``"alternate"``) or from all of them (``"four"``), which is
+    one convolution here instead of four.
 
     Initialised so that the output is as large as the input: independent unit-normal tokens give a standard deviation
     of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line of tokens), a constant
@@ -104,15 +116,21 @@ class HyenaNDMixer(Mixer):
         qkv_bias: a bias in the projection to q, k and v.
         filter: ``"joint"``, one network over all coordinates, or ``"product"``, a kernel that is a product of one
             along each axis: fewer functions, but kernel and transforms of the size of the axes, not of the grid.
-        bidirectional: offsets of either sign; otherwise a token sees those behind it along every axis.
+        bidirectional: offsets of either sign; False is another word for ``directions="causal"``.
+        directions: ``"two_sided"``, a kernel over offsets of either sign; ``"causal"``, a token sees those behind it
+            along every axis; ``"alternate"``, the same (with a short convolution that looks both ways) in even layers,
+            and those ahead of it along every axis in odd ones; ``"four"``, a causal kernel from every corner of the
+            image (eight in 3D), summed with learnt weights.
         filter_dim: width of the filter's network.
         filter_layers: its sine layers.
         omega: frequency of the first of them, in radians per unit of log(1 + tokens).
         short_kernel: taps of the short convolution along each axis, odd.
+        layer: number of the block, from 0, for ``"alternate"``; networks give it by themselves.
 
     Raises:
-        ValueError: for an unknown filter, an even short kernel, or a filter's network without width, layers or
-            frequency; in ``forward`` for a grid that is not that of the tokens.
+        ValueError: for an unknown filter or unknown directions, directions that contradict ``bidirectional``, an even
+            short kernel, or a filter's network without width, layers or frequency; in ``forward`` for a grid that is
+            not that of the tokens.
     """
 
     reads_grid = True
@@ -129,6 +147,8 @@ class HyenaNDMixer(Mixer):
         filter_layers: int = 3,
         omega: float = 3.0,
         short_kernel: int = 3,
+        directions: str = "two_sided",
+        layer: int = 0,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
         if filter not in FILTERS:
@@ -139,51 +159,82 @@ class HyenaNDMixer(Mixer):
             raise ValueError(f"omega must be above 0, got {omega}.")
         if short_kernel < 1 or short_kernel % 2 == 0:
             raise ValueError(f"short_kernel must be an odd number of taps, got {short_kernel}.")
-        self.causal = not bidirectional  # type: ignore[misc]
+        if directions not in DIRECTIONS:
+            raise ValueError(f"directions must be one of {', '.join(map(repr, DIRECTIONS))}, got {directions!r}.")
+        if not bidirectional and directions not in ("two_sided", "causal"):
+            raise ValueError(f"directions={directions!r} looks both ways: leave bidirectional as it is.")
+        self.directions = directions if bidirectional else "causal"
+        self.causal = self.directions == "causal"  # type: ignore[misc]
+        self.local = self.directions == "alternate"  # type: ignore[misc]
+        self.backwards = self.local and layer % 2 == 1
         self.short_kernel = short_kernel
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         # looking back only, it is padded in front by forward
-        padding = short_kernel // 2 if bidirectional else 0
+        padding = 0 if self.causal else short_kernel // 2
         self.short = conv(3 * dim, 3 * dim, short_kernel, padding=padding, groups=3 * dim)
         # the axes of a product share the gain: each has that of a filter in one dimension
         kinds = [spatial_dims] if filter == "joint" else [1] * spatial_dims
         self.filters = nn.ModuleList(ImplicitFilter(dim, d, filter_dim, filter_layers, omega) for d in kinds)
         self.skip = nn.Parameter(torch.randn(dim))
+        self.mix = nn.Linear(2**spatial_dims, 1) if self.directions == "four" else None
         self.proj = nn.Linear(dim, dim)
         # three factors are multiplied: each must start at the size of the input
         nn.init.normal_(self.qkv.weight, std=dim**-0.5)
         # half of the power in a token's own tap, so that nothing is lost where axes have length 1
         nn.init.normal_(self.short.weight, std=(0.5 / short_kernel**spatial_dims) ** 0.5)
-        own: tuple[Any, ...] = (..., *[short_kernel // 2 if bidirectional else short_kernel - 1] * spatial_dims)
+        own: tuple[Any, ...] = (..., *[short_kernel - 1 if self.causal else short_kernel // 2] * spatial_dims)
         with torch.no_grad():
             self.short.weight[own] += 0.5**0.5
         nn.init.normal_(self.proj.weight, std=dim**-0.5)
-        for layer in (self.qkv, self.short, self.proj):
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        if self.mix is not None:
+            # the convolutions of the corners and the way past them keep their size in the sum
+            nn.init.normal_(self.mix.weight, std=2 ** (-spatial_dims / 2))
+        for part in (self.qkv, self.short, self.proj, self.mix):
+            if part is not None and part.bias is not None:
+                nn.init.zeros_(part.bias)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        u = self.to_map(self.qkv(x), grid)
+        # contiguous, for PyTorch's bfloat16 gradient of a depthwise 3D weight is wrong for other strides on a CPU
+        u = self.to_map(self.qkv(x), grid).contiguous()
         if self.causal:
             u = F.pad(u, (self.short_kernel - 1, 0) * len(grid))
         q, k, v = self.short(u).chunk(3, dim=1)
-        y = hyena_nd(q, k, v, self._kernels(grid), self.skip, self.causal)
+        if self.directions in ("two_sided", "causal"):
+            y = hyena_nd(q, k, v, self._kernels(grid, self.causal), self.skip, self.causal)
+        else:
+            y = self._quadrants(q, k, v, grid)
         return self.proj(self.to_tokens(y))
 
-    def _kernels(self, grid: tuple[int, ...]) -> list[torch.Tensor]:
+    def _quadrants(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        kernels, skip = self._kernels(grid, causal=True), self.skip
+        if self.mix is None:
+            if not self.backwards:
+                return hyena_nd(q, k, v, kernels, skip, causal=True)
+            every = list(range(2, q.ndim))
+            return hyena_nd(q.flip(every), k.flip(every), v.flip(every), kernels, skip, causal=True).flip(every)
+        kernel = kernels[0]
+        for factor in kernels[1:]:
+            kernel = kernel * factor
+        # gates and the way past the convolution are the same from every corner
+        weights = self.mix.weight.to(kernel.dtype).flatten()
+        y = hyena_nd(q, k, v, corner_kernel(kernel, weights), weights.sum() * skip)
+        return y + self.mix.bias.to(y.dtype)
+
+    def _kernels(self, grid: tuple[int, ...], causal: bool) -> list[torch.Tensor]:
         if len(self.filters) == 1:
-            return [self._kernel(self.filters[0], grid)]
+            return [self._kernel(self.filters[0], grid, causal)]
         kernels = []
         for axis, (filter_, g) in enumerate(zip(self.filters, grid)):
             shape = [-1 if a == axis else 1 for a in range(len(grid))]
-            kernels.append(self._kernel(filter_, (g,)).reshape(self.dim, *shape))
+            kernels.append(self._kernel(filter_, (g,), causal).reshape(self.dim, *shape))
         return kernels
 
-    def _kernel(self, filter_: nn.Module, grid: tuple[int, ...]) -> torch.Tensor:
+    @staticmethod
+    def _kernel(filter_: nn.Module, grid: tuple[int, ...], causal: bool) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return filter_(grid, self.causal)
+            return filter_(grid, causal)
         # several times the kernel's size would be kept for the backward; to make it anew costs little
-        return checkpoint(filter_, grid, self.causal, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(filter_, grid, causal, use_reentrant=False, preserve_rng_state=False)

@@ -9,7 +9,6 @@ import math
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
@@ -17,6 +16,7 @@ from monai_ext.ops.long_convolution import long_convolution
 
 # taps along each axis where none are given, by dimension
 KERNEL_SIZES = {2: 111, 3: 31}
+SHORT_KERNELS = {2: 5, 3: 3}
 # the envelope falls to TARGET at a distance of so many kernels, from SLOW in the first channel to FAST in the last
 TARGET, SLOW, FAST = 0.01, 1.5, 0.3
 
@@ -91,15 +91,16 @@ class PixelFilter(nn.Module):
 class HyenaPixelMixer(Mixer):
     """HyenaPixel: a gate, a large centred kernel, a gate (Spravil et al., arXiv 2402.19305, 2024).
 
-    A projection to q, k and v, a depthwise convolution of 5 taps an axis over each, then
+    A projection to q, k and v, a depthwise convolution of a few taps over each, then
     ``v * (kernel (*) (q * k) + skip * q * k)`` with a kernel of K taps along each axis from a ``PixelFilter``, and an
     output projection. O(C N log N) time. A token reaches (K - 1) / 2 others in every direction: with
     ``kernel_size = 2 g - 1``, as in the paper, the whole of a grid of side g. On a smaller grid the rest of the kernel
     plays no part, on a larger one the kernel stays as it is, so that the same weights serve any grid. The number of
     heads plays no part.
 
-    Departures from the paper: 3D, with E features for the third axis, too; kernels of 31 taps there, whose learnt
-    positions (E D K^D numbers) would else outgrow the network.
+    Departures from the paper: 3D, with E features for the third axis, too; there kernels of 31 taps, whose learnt
+    positions (E D K^D numbers) would else outgrow the network, and short convolutions of 3 (27 taps in all, where the
+    paper's have 25).
 
     Args:
         dim: channels of a token.
@@ -110,7 +111,7 @@ class HyenaPixelMixer(Mixer):
         train_positions: the positions are parameters.
         emb_dim: features E of an axis, even; the paper has 16.
         filter_order: width of the filter's network.
-        short_kernel: taps of the short convolution along each axis, odd.
+        short_kernel: taps of the short convolution along each axis, odd; 5 in 2D and 3 in 3D where none are given.
 
     Raises:
         ValueError: for a kernel of even size or impossible numbers; in ``forward`` for a grid that is not that of
@@ -129,10 +130,11 @@ class HyenaPixelMixer(Mixer):
         train_positions: bool = True,
         emb_dim: int = 16,
         filter_order: int = 64,
-        short_kernel: int = 5,
+        short_kernel: int | None = None,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
         kernel_size = KERNEL_SIZES[spatial_dims] if kernel_size is None else kernel_size
+        short_kernel = SHORT_KERNELS[spatial_dims] if short_kernel is None else short_kernel
         for name, value in (("kernel_size", kernel_size), ("short_kernel", short_kernel)):
             if value < 1 or value % 2 == 0:
                 raise ValueError(f"{name} must be an odd number of taps, got {value}.")
@@ -152,7 +154,8 @@ class HyenaPixelMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        q, k, v = self._short(self.to_map(self.in_proj(x), grid)).chunk(3, dim=1)
+        # contiguous, for PyTorch's bfloat16 gradient of a depthwise 3D weight is wrong for other strides on a CPU
+        q, k, v = self.short(self.to_map(self.in_proj(x), grid).contiguous()).chunk(3, dim=1)
         z = q * k
         if self.qk_norm is not None:
             z = self.qk_norm(z.movedim(1, -1)).movedim(-1, 1)
@@ -161,14 +164,6 @@ class HyenaPixelMixer(Mixer):
         if self.out_norm is not None:
             y = self.out_norm(y)
         return self.out_proj(y)
-
-    def _short(self, u: torch.Tensor) -> torch.Tensor:
-        # only taps that meet the grid: in bfloat16 PyTorch gives the others gradients on a CPU
-        reach = [min(k // 2, g - 1) for k, g in zip(self.short.kernel_size, u.shape[2:])]
-        middle = (slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(self.short.kernel_size, reach))
-        weight = self.short.weight[(..., *middle)]
-        conv = F.conv2d if u.ndim == 4 else F.conv3d
-        return conv(u, weight, self.short.bias, padding=reach, groups=u.shape[1])
 
     def _kernel(self, grid: tuple[int, ...]) -> torch.Tensor:
         if not torch.is_grad_enabled():

@@ -6,9 +6,11 @@ Legend: B batch, C channels, g1 .. gD the axes of the grid.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from monai_ext.ops.long_convolution import long_convolution, long_convolution_plain
 
@@ -67,3 +69,25 @@ def hyena_nd(
     for kernel in [kernels] if isinstance(kernels, torch.Tensor) else kernels:
         mixed = long_convolution(mixed, kernel, causal)
     return q * (mixed + skip.to(z.dtype).reshape(-1, *[1] * (q.ndim - 2)) * z)
+
+
+def corner_kernel(kernel: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The sum of a causal kernel's mirror images, one for every corner from which an image can be read.
+
+    To convolve the flipped image and flip the result back is to convolve with the flipped kernel; so a weighted sum
+    over all corners is one convolution.
+
+    Args:
+        kernel: (C, g1 .. gD) for the offsets 0 .. g - 1.
+        weights: (2^D,), in the order of itertools.product((0, 1), repeat=D), 1 for a flipped axis.
+
+    Returns:
+        (C, 2 g1 - 1 .. 2 gD - 1) for the offsets of either sign
+    """
+    grid = kernel.shape[1:]
+    total = kernel.new_zeros(kernel.shape[0], *(2 * g - 1 for g in grid))
+    for weight, flips in zip(weights, itertools.product((0, 1), repeat=len(grid))):
+        image = kernel.flip([axis for axis, flip in enumerate(flips, start=1) if flip])
+        sides = [(0, g - 1) if flip else (g - 1, 0) for g, flip in zip(grid, flips)]
+        total = total + F.pad(weight * image, [p for side in reversed(sides) for p in side])
+    return total

@@ -81,6 +81,12 @@ def fft_length(n: int) -> int:
         n += 1
 
 
+def channel_groups(channels: int, taps: int, device: torch.device) -> list[slice]:
+    """Groups of channels whose kernels are made at a time: on a CPU small ones, whose memory is used again at once."""
+    step = max(1, (8 * GROUP_CPU if device.type == "cpu" else 16 * GROUP) // max(1, taps))
+    return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
+
+
 class _Plan:
     """Which axes are transformed, to what length, and where the result starts."""
 

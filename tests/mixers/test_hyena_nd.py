@@ -110,3 +110,40 @@ def test_keeps_the_kernel_once() -> None:
     kernel, image = 8 * 31 * 31, 8 * 256
     parameters = sum(p.numel() for p in mixer.parameters())
     assert sum(sizes.values()) <= kernel + 13 * image + parameters
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
+def test_directions(filter: str, dims: int) -> None:
+    """With short convolutions of one tap, what a token in the middle reaches."""
+    grid = GRIDS[dims]
+    middle = tuple(g // 2 for g in grid)
+    places = list(zip(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), middle))
+    ahead = torch.stack([at >= m for at, m in places]).all(0)
+    behind = torch.stack([at <= m for at, m in places]).all(0)
+    x = torch.randn(1, *grid, 6, dtype=torch.float64)
+    changed = x.clone()
+    changed[(0, *middle)] += 1
+    for directions, layer, wanted in [
+        ("causal", 0, ahead),
+        ("alternate", 2, ahead),
+        ("alternate", 3, behind),
+        ("four", 0, torch.ones_like(ahead)),
+    ]:
+        mixer = HyenaNDMixer(6, 2, dims, filter=filter, directions=directions, layer=layer, short_kernel=1).double()
+        assert (mixer.causal, mixer.local) == (directions == "causal", directions == "alternate")
+        outs = [mixer(t.reshape(1, -1, 6), grid).reshape(*grid, 6) for t in (x, changed)]
+        assert torch.equal((outs[0] - outs[1]).abs().amax(-1) > 1e-13, wanted), directions
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"directions": "seq"}, "'alternate', 'four', got 'seq'"),
+        ({"directions": "four", "bidirectional": False}, "'four' looks both ways"),
+    ],
+    ids=str,
+)
+def test_bad_directions(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HyenaNDMixer(6, 2, 2, **options)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monai_ext.ops import long_convolution as module
-from monai_ext.ops.hyena_nd import hyena_nd, hyena_nd_plain
+from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd, hyena_nd_plain
 from monai_ext.ops.long_convolution import fft_length, long_convolution, long_convolution_plain
 from tests.ops.compare import assert_bf16_close, assert_same, leaves
 
@@ -134,6 +134,20 @@ def test_hyena_axis_by_axis() -> None:
         lambda q, k, v, a, b, c, skip: hyena_nd(q, k, v, a * b * c, skip),
         [q, k, v, a, b, c, skip],
     )
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (1, 3), (2, 1, 3)], ids=str)
+def test_corners_are_flips_of_the_image(grid: tuple[int, ...]) -> None:
+    x, kernel, weights = leaves((2, 3, *grid), (3, *grid), (2 ** len(grid),))
+
+    def flipped(x: torch.Tensor, kernel: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        for weight, flips in zip(weights, itertools.product((0, 1), repeat=len(grid))):
+            axes = [axis for axis, flip in enumerate(flips, start=2) if flip]
+            total = total + weight * long_convolution(x.flip(axes), kernel, causal=True).flip(axes)
+        return total
+
+    assert_same(lambda x, k, w: long_convolution(x, corner_kernel(k, w)), flipped, [x, kernel, weights])
 
 
 def test_wrong_shapes() -> None:

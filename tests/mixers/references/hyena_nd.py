@@ -9,7 +9,15 @@ import torch
 
 from monai_ext.mixers.hyena_nd import COHERENCE
 
-OPTIONS = [{}, {"filter": "product", "qkv_bias": True}, {"bidirectional": False}]
+OPTIONS = [
+    {},
+    {"filter": "product", "qkv_bias": True},
+    {"bidirectional": False},
+    {"directions": "alternate"},
+    {"directions": "alternate", "layer": 3, "filter": "product"},
+    {"directions": "four"},
+    {"directions": "four", "filter": "product"},
+]
 FLAT = False  # the gain of the joint filter's first layer depends on the number of coordinates
 
 
@@ -30,7 +38,6 @@ def tap(filter_, offset, grid, bidirectional):
 
 
 def reference(mixer, x, grid):
-    bidirectional = not mixer.causal
     points = list(itertools.product(*map(range, grid)))
     number = {point: i for i, point in enumerate(points)}
     taps, half = mixer.short_kernel, mixer.short_kernel // 2
@@ -39,26 +46,38 @@ def reference(mixer, x, grid):
     for point in points:
         total = mixer.short.bias
         for at in itertools.product(*[range(taps)] * len(grid)):
-            source = tuple(p + t - (half if bidirectional else taps - 1) for p, t in zip(point, at))
+            source = tuple(p + t - (taps - 1 if mixer.causal else half) for p, t in zip(point, at))
             if source in number:
                 total = total + mixer.short.weight[(slice(None), 0, *at)] * u[:, number[source]]
         short.append(total.expand(len(x), -1))
     q, k, v = torch.stack(short, 1).chunk(3, -1)
     z = k * v
+    two_sided = mixer.directions == "two_sided"
     kernel = {}
-    for offset in itertools.product(*[range(1 - g if bidirectional else 0, g) for g in grid]):
+    for offset in itertools.product(*[range(1 - g if two_sided else 0, g) for g in grid]):
         if len(mixer.filters) == 1:
-            kernel[offset] = tap(mixer.filters[0], offset, grid, bidirectional)
+            kernel[offset] = tap(mixer.filters[0], offset, grid, two_sided)
         else:
             kernel[offset] = torch.ones(x.shape[-1], dtype=x.dtype)
             for filter_, o, g in zip(mixer.filters, offset, grid):
-                kernel[offset] = kernel[offset] * tap(filter_, (o,), (g,), bidirectional)
+                kernel[offset] = kernel[offset] * tap(filter_, (o,), (g,), two_sided)
+    if mixer.directions == "four":
+        total = mixer.mix.bias
+        for weight, flips in zip(mixer.mix.weight[0], itertools.product((1, -1), repeat=len(grid))):
+            total = total + weight * gated(mixer, q, z, points, kernel, flips)
+        return mixer.proj(total)
+    flips = [-1 if mixer.backwards else 1] * len(grid)
+    return mixer.proj(gated(mixer, q, z, points, kernel, flips))
+
+
+def gated(mixer, q, z, points, kernel, flips):
+    """The image read from the corner that the flips (-1) say."""
     out = []
     for p, point in enumerate(points):
         total = mixer.skip * z[:, p]
         for s, source in enumerate(points):
-            offset = tuple(a - b for a, b in zip(point, source))
+            offset = tuple(f * (a - b) for a, b, f in zip(point, source, flips))
             if offset in kernel:
                 total = total + kernel[offset] * z[:, s]
         out.append(q[:, p] * total)
-    return mixer.proj(torch.stack(out, 1))
+    return torch.stack(out, 1)

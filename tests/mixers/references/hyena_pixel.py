@@ -8,11 +8,11 @@ import math
 import torch
 
 OPTIONS = [
+    {"short_kernel": 5},
     {},
     {"kernel_size": 5, "norm": True},
     {"kernel_size": 7, "train_positions": False, "emb_dim": 4, "filter_order": 5, "short_kernel": 3},
 ]
-FLAT = True
 
 
 def lift(value, shape):
