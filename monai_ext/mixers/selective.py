@@ -71,14 +71,15 @@ def convolve(
     Of the k taps the last ``ahead`` lie on tokens ahead, the others on a token itself and those before it. In reverse,
     ahead and before change places.
     """
-    taps = weight.shape[-1]
+    taps, tokens = weight.shape[-1], x.shape[1]
 
     def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        pad = (taps - 1 - ahead, ahead)
+        # padded at both ends by the convolution itself, of whose output a part is taken: no padded copy
+        first = ahead
         if reverse:
-            pad, weight = pad[::-1], weight.flip(-1)
-        y = F.conv1d(F.pad(x.transpose(1, 2), pad), weight, bias, groups=weight.shape[0])
-        return F.silu(y).transpose(1, 2).contiguous()
+            first, weight = taps - 1 - ahead, weight.flip(-1)
+        y = F.conv1d(x.mT, weight, bias, padding=taps - 1, groups=weight.shape[0])
+        return F.silu(y.narrow(2, first, tokens).mT).contiguous()
 
     return remade(run, x, weight, bias)
 
@@ -108,16 +109,19 @@ def scan_tokens(
     """
     weight, bias = step
     states = a_log.shape[1]
-    low, b, c = F.linear(u, x_proj).split([weight.shape[1], states, states], -1)
-    dt = F.linear(low, weight, bias)
+    # split with the tokens innermost, since few numbers a token would be put together again slowly by the backward
+    low, b, c = F.linear(u, x_proj).mT.split([weight.shape[1], states, states], 1)
+    dt = F.linear(low.mT, weight, bias)
     a = -torch.exp(a_log.to(torch.promote_types(a_log.dtype, torch.float32)))
-    b, c = (t.transpose(1, 2).unsqueeze(1) for t in (b, c))
+    b, c = b.unsqueeze(1), c.unsqueeze(1)
+
+    def run(u: torch.Tensor, dt: torch.Tensor, a: torch.Tensor, d: torch.Tensor, reverse: bool) -> torch.Tensor:
+        return selective_scan(u, dt, a, b, c, d, softplus=True, reverse=reverse, backend=backend)
+
+    if len(ways) == 1:
+        return run(u.mT, dt.mT, a, d, ways[0]).mT
     parts = (t.chunk(len(ways), axis) for t, axis in ((u.mT, 1), (dt.mT, 1), (a, 0), (d, 0)))
-    y = [
-        selective_scan(u, dt, a, b, c, d, softplus=True, reverse=reverse, backend=backend)
-        for reverse, u, dt, a, d in zip(ways, *parts)
-    ]
-    return (y[0] if len(y) == 1 else torch.cat(y, 1)).mT
+    return torch.cat([run(*part, reverse) for *part, reverse in zip(*parts, ways)], 1).mT
 
 
 def gate(y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Legend: B batch, N tokens, C channels, E inner channels, H heads, D channels of 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -20,6 +21,7 @@ DIRECTIONS = ("alternate", "forward", "backward", "both")
 CONVS = {"nd": 3, "causal1d": 4}
 # elements of a block of tokens that is gated and projected at a time
 BLOCK_CPU, BLOCK = 2**19, 2**22
+CHEAPLY: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
 
 
 class BlockLinear(nn.Module):
@@ -158,49 +160,47 @@ class VilMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        if self.direction == "backward":
-            return self._run(self.proj_up(x.flip(1)), grid).flip(1)
-        u = self.proj_up(x)
-        if self.direction == "forward":
-            return self._run(u, grid)
-        if not torch.is_grad_enabled():
-            return (self._run(u, grid) + self._run_flipped(u, grid)) / 2
-        # one direction at a time is kept for the backward
-        runs = [
-            checkpoint(run, u, grid, use_reentrant=False, preserve_rng_state=False)
-            for run in (self._run, self._run_flipped)
-        ]
-        return (runs[0] + runs[1]) / 2
+        runs = {"forward": [self._run], "backward": [self._run_flipped], "both": [self._run, self._run_flipped]}
+        if self.direction != "both" or not torch.is_grad_enabled():
+            outs = [run(x, grid) for run in runs[self.direction]]
+        else:
+            # one direction at a time is kept for the backward
+            outs = [checkpoint(run, x, grid, **CHEAPLY) for run in runs["both"]]
+        return outs[0] if len(outs) == 1 else (outs[0] + outs[1]) / 2
 
-    def _run_flipped(self, u: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        return self._run(u.flip(1), grid).flip(1)
+    def _run_flipped(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        return self._run(tokens.flip(1), grid).flip(1)
 
-    def _run(self, u: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        x, z = u.chunk(2, -1)
+    def _run(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        x = self._up(tokens, 0)
         if isinstance(self.conv, nn.Conv1d):
             a = self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
         else:
             a = self.to_tokens(self.conv(self.to_map(x, grid)))
         c = F.silu(a)
-        q, k = self._heads(c, self.q_proj, self.k_proj)
-        (v,) = self._heads(x, self.v_proj)
+        q, k, v = self._heads(c, self.q_proj), self._heads(c, self.k_proj), self._heads(x, self.v_proj)
         h = self.merge_heads(mlstm(q, k, v, *self._gates(c, x)))
-        step = max(1, (BLOCK_CPU if u.device.type == "cpu" else BLOCK) // (u.shape[0] * self.inner))
-        parts = zip(*(t.split(step, 1) for t in (h, a, z)))
+        step = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // (x.shape[0] * self.inner))
+        parts = zip(*(t.split(step, 1) for t in (h, a, tokens)))
         if not torch.is_grad_enabled():
             return torch.cat([self._out(*part) for part in parts], 1)
         # cheap to make anew, and a lot to keep
-        return torch.cat([checkpoint(self._out, *p, use_reentrant=False, preserve_rng_state=False) for p in parts], 1)
+        return torch.cat([checkpoint(self._out, *part, **CHEAPLY) for part in parts], 1)
 
-    def _heads(self, x: torch.Tensor, *maps: BlockLinear) -> tuple[torch.Tensor, ...]:
-        """(B, N, E) through block-diagonal maps to as many (B, H, N, D)."""
-        x = x.unflatten(-1, (self.groups, -1)).transpose(1, 2)
-        y = x @ torch.cat([m.matrices(self.groups) for m in maps], -1)
-        if maps[0].bias is not None:
-            biases = [m.bias.unflatten(0, (self.groups, 1, -1)) for m in maps if m.bias is not None]
-            y = y + torch.cat(biases, -1)
-        d = self.inner // self.num_heads
-        return y.unflatten(-1, (len(maps), -1, d)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+    def _up(self, tokens: torch.Tensor, half: int) -> torch.Tensor:
+        """x (half 0) or z (half 1) of tokens: apart, since z is not needed before the end."""
+        bias = None if self.proj_up.bias is None else self.proj_up.bias.chunk(2)[half]
+        return F.linear(tokens, self.proj_up.weight.chunk(2)[half], bias)
+
+    def _heads(self, x: torch.Tensor, proj: BlockLinear) -> torch.Tensor:
+        """(B, N, E) through a block-diagonal map to (B, H, N, D)."""
+        y = x.unflatten(-1, (self.groups, -1)).transpose(1, 2) @ proj.matrices(self.groups)
+        if proj.bias is not None:
+            y = y.add_(proj.bias.unflatten(0, (self.groups, 1, -1)))
+        if self.groups == self.num_heads:
+            return y
+        # several heads a group
+        return y.unflatten(-1, (-1, self.inner // self.num_heads)).transpose(2, 3).flatten(1, 2)
 
     def _gates(self, c: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Input and forget gates (B, H, N), from what q, k and v are made of instead of from these."""
@@ -217,6 +217,6 @@ class VilMixer(Mixer):
         gates = F.linear(c, of_c).to(acc) + F.linear(x, of_x).to(acc) + bias
         return gates.transpose(1, 2).chunk(2, 1)
 
-    def _out(self, h: torch.Tensor, a: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    def _out(self, h: torch.Tensor, a: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         h = self.outnorm(h) + self.learnable_skip * F.silu(a)
-        return self.proj_down(h * F.silu(z))
+        return self.proj_down(h * F.silu(self._up(tokens, 1)))

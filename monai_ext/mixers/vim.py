@@ -79,8 +79,8 @@ class VimMixer(Mixer):
         x, z = self.in_proj(x).chunk(2, -1)
         forth = self._direction(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, False)
         back = self._direction(x, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, True)
-        y = forth + back
-        return self.out_proj(remade(gate, y / 2 if self.divide_out else y, z))
+        out = self.out_proj(remade(gate, forth + back, z))
+        return out / 2 if self.divide_out else out  # linear up to here, and the output is narrower than the sum
 
     def _direction(
         self,

@@ -11,6 +11,7 @@ block, L tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 
@@ -66,7 +67,7 @@ def decayed_product(
     step = max(1, block // (CHUNK * size)) * CHUNK
     whole = n - n % CHUNK
     bounds = [*range(0, whole, step), whole, n]
-    spans = [(i, j) for i, j in zip(bounds, bounds[1:]) if i < j]
+    spans = [(i, j) for i, j in pairwise(bounds) if i < j]
     lowest = columns.cummin(-1).values
     # before which token -> the smallest column so far; before the first one it belongs to an empty state
     edges = torch.cat((columns[..., :1], lowest), -1)

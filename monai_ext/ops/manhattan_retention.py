@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from monai_ext.ops.chunkwise import token_first
+from monai_ext.ops.chunkwise import token_first, wide
 from monai_ext.ops.retention import log_decays
 from monai_ext.ops.shapes import check_qkv
 
@@ -23,9 +23,7 @@ STRETCH = 32
 BLOCK_CPU, BLOCK = 2**20, 2**24
 
 
-def manhattan_retention_plain(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, ...]
-) -> torch.Tensor:
+def manhattan_retention_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
     """The definition, with the (N, N) weights in memory, in the dtype of the inputs."""
     axes = [torch.arange(g, dtype=q.dtype, device=q.device) for g in grid]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
@@ -69,27 +67,27 @@ def _filter(x: torch.Tensor, axis: int, log_alpha: float) -> torch.Tensor:
     if g == 1:
         return x
     x = x.flatten(axis + 1) if axis < -2 else x  # (…, g, rest)
-    at = torch.arange(min(g, STRETCH), dtype=torch.float64 if x.device.type != "mps" else x.dtype, device=x.device)
+    # an axis of up to two stretches is one
+    count = 1 if g <= 2 * STRETCH else math.ceil(g / STRETCH)
+    size = math.ceil(g / count)
+    at = torch.arange(size, dtype=wide(x), device=x.device)
     near = torch.exp(log_alpha * (at[:, None] - at).abs()).to(x.dtype)
-    if g <= STRETCH:
+    if count == 1:
         return (near @ x).view(shape)
-    whole, rest = divmod(g, STRETCH)
-    parts = x.unflatten(-2, (whole, STRETCH)) if not rest else None
-    if parts is None:
-        padded = x.new_zeros(*x.shape[:-2], (whole + 1) * STRETCH, x.shape[-1])
+    if count * size > g:
+        padded = x.new_zeros((*x.shape[:-2], count * size, x.shape[-1]))
         padded[..., :g, :] = x
-        parts = padded.unflatten(-2, (whole + 1, STRETCH))
+        x = padded
+    x = x.unflatten(-2, (count, size))
     # what a stretch hands on: its points weighted by the distance to its last (first) one
     rise = torch.exp(log_alpha * at.flip(0)).to(x.dtype)
-    ends = torch.stack((rise, rise.flip(0))) @ parts  # (…, stretches, 2, rest)
-    n = torch.arange(parts.shape[-3], dtype=at.dtype, device=x.device)
-    steps = n[:, None] - n
-    # from the last point of stretch s to the one before the first point of stretch t
-    between = torch.exp(log_alpha * (STRETCH * (steps - 1).clamp_min(0))).tril(-1).to(x.dtype)
-    before = between @ ends[..., 0, :]
-    behind = between.T @ ends[..., 1, :]
+    ends = torch.stack((rise, rise.flip(0))) @ x  # (…, stretches, 2, rest)
+    n = torch.arange(count, dtype=at.dtype, device=x.device)
+    # from the last point of a stretch to the last one before another stretch
+    between = torch.exp(log_alpha * size * (n[:, None] - n - 1).clamp_min(0)).tril(-1).to(x.dtype)
+    before, behind = between @ ends[..., 0, :], between.T @ ends[..., 1, :]
     far = torch.exp(log_alpha * (at + 1)).to(x.dtype).unsqueeze(-1)
-    out = near @ parts
+    out = near @ x
     out += far * before.unsqueeze(-2)
     out += far.flip(0) * behind.unsqueeze(-2)
     return out.flatten(-3, -2)[..., :g, :].reshape(shape)

@@ -64,7 +64,9 @@ def mlstm(
     check_qkv(q, k, v)
     expected = tuple(q.shape[:3])
     if tuple(i.shape) != expected or tuple(f.shape) != expected:
-        raise ValueError(f"the gates i and f must be (B, H, N) = {expected}, got {tuple(i.shape)} and {tuple(f.shape)}.")
+        raise ValueError(
+            f"the gates i and f must be (B, H, N) = {expected}, got {tuple(i.shape)} and {tuple(f.shape)}."
+        )
     with torch.autocast(q.device.type, enabled=False):
         high = wide(q)
         b = F.logsigmoid(f.to(high)).cumsum(-1)
@@ -135,7 +137,7 @@ class _MLSTM(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             one = torch.ones((), dtype=acc, device=q.device)
             d_d = torch.empty_like(reciprocal)
-            dq, dk, dv = token_first(q), token_first(k), token_first(v)
+            dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
             d_rows, d_columns = torch.empty_like(m), torch.empty_like(m)
 
             def part(x: torch.Tensor) -> Any:

@@ -125,9 +125,7 @@ def _fla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bidirectional: bool)
     return (out + back(*(t.flip(2) for t in (q, k, v))).flip(2) - own).to(q.dtype)
 
 
-def _product(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, logs: torch.Tensor, direction: str
-) -> torch.Tensor:
+def _product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, logs: torch.Tensor, direction: str) -> torch.Tensor:
     """``sum_s w_ts (a_t . b_s) c_s / sqrt(D)`` in the dtype of c."""
     acc = torch.promote_types(c.dtype, torch.float32)
     scale = c.shape[-1] ** -0.5

@@ -5,7 +5,6 @@ Legend: B batch, E channels, N tokens, S states of a channel, G groups of channe
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from monai_ext.ops.backends import choose_backend, why_not_installed
+from monai_ext.ops.recurrence import recur_
 
 BACKENDS = ("mamba_ssm",)
 # Elements (tokens x states x channels) of a block, and how many fewer a single token's may be: a CPU is fastest where
@@ -65,15 +65,15 @@ def selective_scan(
 
     ``h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t``,  ``y_t = C_t . h_t + D u_t``.
 
-    Plain PyTorch goes through blocks of tokens: decays and inputs of a block are computed at once and only
-    ``h = decay * h + input`` is left to a loop; where a token has too few channels to keep a processor busy (always, on
-    a GPU) the block is cut into about sqrt(T) chunks that are scanned side by side, after which the chunks' final
-    states are carried over and added with their decays. Decays are multiplied only, never divided by, so that large
-    dt, whose decays vanish, do no harm. O(N E S) time. The backward computes the states of one block at a time anew
-    from the state before that block: kept are the inputs and, every ``CELLS / (E S)`` tokens (at least ``TOKENS``),
-    one state. Not twice differentiable. Under ``torch.compile`` it is one opaque operator.
+    Plain PyTorch goes through blocks of tokens: decays and inputs of a block are computed at once, and only
+    ``h = decay * h + input`` is left to a loop, which goes through chunks of the block side by side where a token has
+    too few channels to keep a processor busy (always, on a GPU; see ``monai_ext.ops.recurrence``). O(N E S) time. No
+    tensor of N x E x S: the backward computes the states of one block at a time anew from the state before that block;
+    kept are the inputs and one state every ``CELLS / (E S)``, at least ``TOKENS``, tokens. Decays are never divided
+    by, so that large step sizes, whose decays vanish, do no harm. Not twice differentiable. Under ``torch.compile`` it
+    is one opaque operator.
 
-    Departures from the paper: none in the formula; both of its steps (exact decay, Euler input) are as in the code.
+    As in the authors' code the decay is exact and the input an Euler step, ``dt B`` instead of the paper's integral.
 
     Args:
         u: the sequence (B, E, N), in any strides; where a token's channels lie side by side it is fastest.
@@ -99,7 +99,8 @@ def selective_scan(
         return _mamba(u, dt, a, b, c, d, softplus, reverse)
     if torch.jit.is_tracing():
         # a trace holds PyTorch's own operators only
-        return _forward(u, dt, a, b, c, d, softplus, reverse, False)[0]
+        with torch.autocast(u.device.type, enabled=False):
+            return _forward(u, dt, a, b, c, d, softplus, reverse, False)[0]
     inputs = (u, dt, a, b, c) if d is None else (u, dt, a, b, c, d)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     return _scan_op(u, dt, a, b, c, d, softplus, reverse, keep)[0]
@@ -198,40 +199,6 @@ def _like(t: torch.Tensor) -> torch.Tensor:
     return t.new_empty((batch, tokens, channels)).transpose(1, 2)
 
 
-def _scan(x: torch.Tensor, decay: torch.Tensor, state: torch.Tensor, short: int, back: bool = False) -> None:
-    """In place ``x_t += decay_t x_{t-1}`` along the first axis from a state before it; or from the end, backwards."""
-    size = len(x)
-    length = math.isqrt(size)
-    if length < 4 or x[0].numel() >= short:
-        pairs = list(zip(x.unbind(0), decay.unbind(0)))
-        for x_t, decay_t in reversed(pairs) if back else pairs:
-            x_t.addcmul_(decay_t, state)
-            state = x_t
-        return
-    chunks = size // length
-    whole = chunks * length
-    main, rest = (slice(size - whole, size), slice(0, size - whole)) if back else (slice(whole), slice(whole, size))
-    of_chunks = (chunks, length, *x.shape[1:])
-    x_main, decay_main = x[main].view(of_chunks), decay[main].view(of_chunks)
-    product = torch.empty_like(decay_main)
-    order = list(range(length))
-    sequence = list(range(chunks))
-    if back:
-        order.reverse()
-        sequence.reverse()
-    product[:, order[0]] = decay_main[:, order[0]]
-    for before, t in itertools.pairwise(order):
-        x_main[:, t].addcmul_(decay_main[:, t], x_main[:, before])
-        torch.mul(product[:, before], decay_main[:, t], out=product[:, t])
-    carry = torch.empty_like(x_main[:, 0])
-    carry[sequence[0]] = state
-    for before, k in itertools.pairwise(sequence):
-        torch.addcmul(x_main[before, order[-1]], product[before, order[-1]], carry[before], out=carry[k])
-    x_main.addcmul_(product, carry.unsqueeze(1))
-    if whole < size:
-        _scan(x[rest], decay[rest], x_main[sequence[-1], order[-1]], 0, back)
-
-
 def _contract(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """(T, B, 1, K) times (T, B, K, M), sums over K."""
     return rows * columns if columns.shape[-2] == 1 else rows @ columns
@@ -261,7 +228,7 @@ class _Block:
         torch.mul(self.dt, rates, out=self.decay)
         self.decay.exp_()
         torch.mul(self.moved, self.b.transpose(2, 3), out=self.h)
-        _scan(self.h, self.decay, state, plan.short)
+        recur_(self.h, self.decay, state, plan.short)
 
 
 def _forward(u, dt, a, b, c, d, softplus: bool, reverse: bool, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,7 +290,7 @@ def _backward(grad, starts, u, dt, a, b, c, d, softplus: bool, reverse: bool) ->
             torch.mul(dy, block.c.transpose(2, 3), out=g)
             g[-1] += carried
             if len(g) > 1:
-                _scan(g[:-1], decay[1:], g[-1], plan.short, back=True)
+                recur_(g[:-1], decay[1:], g[-1], plan.short, backwards=True)
             plan.add(db[at, images, group], _sum_channels(block.moved, g))
             moved = _contract(block.b, g)
             # from here on the gradient of the exponents dt A: g_t decay_t h_(t-1)
