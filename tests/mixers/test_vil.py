@@ -76,8 +76,8 @@ def test_initialisation() -> None:
     mixer = build_mixer("vil", 192, 6, 2)
     assert torch.equal(mixer.fgate.bias, torch.linspace(3, 6, 6)) and not mixer.fgate.weight.any()
     assert not mixer.igate.weight.any() and mixer.igate.bias.abs().max() < 0.5
-    assert mixer.proj_up.weight.std() == pytest.approx((2 / (5 * 192)) ** 0.5, rel=0.03)
-    assert mixer.proj_down.weight.std() == pytest.approx(2 / 192**0.5, rel=0.03)
+    assert mixer.proj_up.weight.std().item() == pytest.approx((2 / (5 * 192)) ** 0.5, rel=0.03)
+    assert mixer.proj_down.weight.std().item() == pytest.approx(2 / 192**0.5, rel=0.03)
 
 
 @pytest.mark.parametrize(
