@@ -177,20 +177,28 @@ class VilMixer(Mixer):
             a = self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
         else:
             a = self.to_tokens(self.conv(self.to_map(x, grid)))
-        c = F.silu(a)
-        q, k, v = self._heads(c, self.q_proj), self._heads(c, self.k_proj), self._heads(x, self.v_proj)
-        h = self.merge_heads(mlstm(q, k, v, *self._gates(c, x)))
+        if torch.is_grad_enabled():
+            parts = checkpoint(self._parts, a, x, **CHEAPLY)
+        else:
+            parts = self._parts(a, x)
+        h = self.merge_heads(mlstm(*parts))
         step = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // (x.shape[0] * self.inner))
-        parts = zip(*(t.split(step, 1) for t in (h, a, tokens)))
+        blocks = zip(*(t.split(step, 1) for t in (h, a, tokens)))
         if not torch.is_grad_enabled():
-            return torch.cat([self._out(*part) for part in parts], 1)
+            return torch.cat([self._out(*block) for block in blocks], 1)
         # cheap to make anew, and a lot to keep
-        return torch.cat([checkpoint(self._out, *part, **CHEAPLY) for part in parts], 1)
+        return torch.cat([checkpoint(self._out, *block, **CHEAPLY) for block in blocks], 1)
 
     def _up(self, tokens: torch.Tensor, half: int) -> torch.Tensor:
         """x (half 0) or z (half 1) of tokens: apart, since z is not needed before the end."""
         bias = None if self.proj_up.bias is None else self.proj_up.bias.chunk(2)[half]
         return F.linear(tokens, self.proj_up.weight.chunk(2)[half], bias)
+
+    def _parts(self, a: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the memory takes: q, k, v and the gates."""
+        c = F.silu(a)
+        q, k, v = self._heads(c, self.q_proj), self._heads(c, self.k_proj), self._heads(x, self.v_proj)
+        return q, k, v, *self._gates(c, x)
 
     def _heads(self, x: torch.Tensor, proj: BlockLinear) -> torch.Tensor:
         """(B, N, E) through a block-diagonal map to (B, H, N, D)."""
