@@ -56,7 +56,7 @@ def mixers(
     from monai_ext.bench.child import find_allocators
     from monai_ext.bench.measure import find_device, machine
     from monai_ext.bench.mixers import Case, Settings, parse_dims, parse_mixers, parse_tokens, plan, run_cases
-    from monai_ext.bench.report import summary, to_markdown
+    from monai_ext.bench.report import RESULTS, summary, to_markdown
     from monai_ext.bench.results import Results
 
     where = find_device(device)
@@ -71,7 +71,7 @@ def mixers(
         max_seconds=max_seconds,
     )
     cases = plan(parse_mixers(mixers), parse_dims(dims), parse_tokens(tokens), find_allocators(allocator, where))
-    results = Results(output_dir, "mixers", asdict(settings), machine(where, settings.threads), resume)
+    results = Results(output_dir, RESULTS, asdict(settings), machine(where, settings.threads), resume)
     done = {Case.of(record): record for record in results.kept()}
     kept = sum(case in done for case in cases)
     try:
