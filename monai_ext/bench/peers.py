@@ -256,7 +256,7 @@ def check_size(preset: Preset, part: int) -> tuple[int, ...]:
     MONAI's Swin UNETR takes multiples of 32 only; its norms want more than a few voxels at the bottom.
     """
     if NETWORKS[preset.network].part == "window":
-        return (64, 96, 64)[: preset.dims]
+        return (64, 96) if preset.dims == 2 else (64, 64, 32)
     return tuple(part * number for number in (5, 3, 2)[: preset.dims])
 
 
