@@ -128,9 +128,11 @@ def plan(choice: Choice) -> list[Case]:
         preset = PRESETS[name]
         part = NETWORKS[preset.network].part
         parts = {"window": choice.windows, "patch": choice.patches}[part] or preset.parts
-        modes = [mode for mode in (preset.modes if choice.modes == MODES else choice.modes)]
+        modes = preset.modes if tuple(choice.modes) == MODES else choice.modes
         cases += [
-            Case(name, size, number, mode, choice.checkpoint or preset.checkpoint, choice.compiled, precision, allocator)
+            Case(
+                name, size, number, mode, choice.checkpoint or preset.checkpoint, choice.compiled, precision, allocator
+            )
             for size in choice.sizes or preset.sizes
             for number in parts
             for mode in modes
@@ -264,7 +266,11 @@ def check(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
             for net, side in ((ours, OURS), (monai, MONAI)):
                 net.double().zero_grad(set_to_none=True)
                 _outputs(request, net, side, x.double(), ["train"])
-            found |= {"gradient_float32": found["gradient"], **compare_gradients(ours, monai), "gradients_in": "float64"}
+            found |= {
+                "gradient_float32": found["gradient"],
+                **compare_gradients(ours, monai),
+                "gradients_in": "float64",
+            }
     sentences = []
     if not found["output"] <= TOLERANCE:
         sentences.append(f"the outputs of {found['output_of']} differ by {found['output']:.1e}")
