@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai_ext.bench.child import FAILED, MEASURED, GiveUp, answer, at_most, guard_memory, one_sentence, run_child
+from monai_ext.bench.child import MEASURED, SKIPPED, GiveUp, answer, at_most, guard_memory, one_sentence, run_child
 from monai_ext.bench.measure import load, peak_memory, spread, time_in_turn, timed, without_gradients
 from monai_ext.bench.peers import (
     CHECKPOINT,
@@ -173,8 +173,7 @@ def _run(case: Case, settings: RunSettings, checks: dict[Any, dict[str, Any]]) -
     preset = PRESETS[case.name]
     missing = missing_packages(preset)
     if missing:
-        # to be tried again by the next run, which may have the package
-        return {"status": FAILED, "reason": f"skipped: {missing}"}
+        return {"status": SKIPPED, "reason": missing, "again": True}  # the next run may have the package
     request = {**asdict(settings), **asdict(case), "preset": asdict(preset)}
 
     def ask(task: str, passes: int = 1, **more: Any) -> dict[str, Any]:

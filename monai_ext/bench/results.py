@@ -67,12 +67,16 @@ class Results:
         self.save()
 
     def kept(self) -> list[dict[str, Any]]:
-        """The records that need no repetition: measured, or too long for a limit that has not been raised since."""
+        """The records that need no repetition: measured, or too long for a limit that has not been raised since.
+
+        What was skipped for something else than time is marked "again".
+        """
         limit = self.content["settings"]["max_seconds"]
         return [
             record
             for record in self.content["cases"]
-            if record["status"] == MEASURED or (record["status"] == SKIPPED and record["max_seconds"] >= limit)
+            if record["status"] == MEASURED
+            or (record["status"] == SKIPPED and not record.get("again") and record["max_seconds"] >= limit)
         ]
 
     def add(self, record: Mapping[str, Any]) -> None:
