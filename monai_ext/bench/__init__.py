@@ -1,1 +1,1 @@
-"""Time and memory against the number of tokens."""
+"""Time and memory: mixers against the number of tokens, networks against MONAI's."""

@@ -45,6 +45,20 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def without_gradients(
+    step: Callable[[], object], holders: Sequence[torch.nn.Module | torch.Tensor], device: torch.device
+) -> Callable[[], float]:
+    """Times `step` after the holders' gradients of an earlier pass have been dropped."""
+
+    def run() -> float:
+        for holder in holders:
+            for tensor in holder.parameters() if isinstance(holder, torch.nn.Module) else [holder]:
+                tensor.grad = None
+        return timed(step, device)
+
+    return run
+
+
 def time_in_turn(
     passes: Sequence[Callable[[], float]], expected: Sequence[float], repeats: int, seconds: float
 ) -> list[list[float]]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from monai_ext.bench.child import SKIPPED, GiveUp, answer, at_most, guard_memory, run_child
-from monai_ext.bench.measure import load, peak_memory, spread, time_in_turn, timed
+from monai_ext.bench.measure import load, peak_memory, spread, time_in_turn, timed, without_gradients
 from monai_ext.bench.report import BASE, size
+from monai_ext.bench.settings import PRECISIONS, RunSettings
 from monai_ext.mixers import MIXERS, Mixer, MixerSpec, build_mixer, split_spec
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # a mixer's worker times softmax, too, where one pass of it takes no longer than this
 BASE_SECONDS = 40.0
 # a case is not tried where the smaller ones say that it would take this many times its limit
@@ -33,7 +33,7 @@ FAMILIES = ("one grid only", "local", "causal", "reads the grid", "set of tokens
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """What all cases of a run share.
 
     Raises:
@@ -42,24 +42,12 @@ class Settings:
 
     width: int = 192
     heads: int = 6
-    batch: int = 1
-    device: str = "cpu"
     precision: str = "float32"
-    threads: int = 1
-    repeats: int = 5
-    max_seconds: float = 60.0
+
+    counts = ("width", "heads", *RunSettings.counts)
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "batch", "threads", "repeats"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}.")
-        if (
-            isinstance(self.max_seconds, bool)
-            or not isinstance(self.max_seconds, (int, float))
-            or self.max_seconds <= 0
-        ):
-            raise ValueError(f"max_seconds must be a positive number, got {self.max_seconds!r}.")
+        super().__post_init__()
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.width % self.heads:
@@ -273,10 +261,10 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
     first = []
     with at_most(limit, give_up):
         memory, method = peak_memory(lambda: first.append(timed(step, device)), device)
-    passes, expected = [_timer(step, [mixer, tokens[0]], device)], [first[0]]
+    passes, expected = [without_gradients(step, [mixer, tokens[0]], device)], [first[0]]
     if request["base_seconds"] is not None:
         base = _build(BASE, grid, request)
-        passes.append(_timer(_step(base, *tokens, grid, request), [base, tokens[0]], device))
+        passes.append(without_gradients(_step(base, *tokens, grid, request), [base, tokens[0]], device))
         expected.append(request["base_seconds"])
     own, *other = time_in_turn(passes, expected, request["repeats"], limit - first[0])
     shares = [time / softmax for time, softmax in zip(own, other[0])] if other else []
@@ -321,18 +309,6 @@ def _step(
         out.backward(seeds[out.dtype])
 
     return step
-
-
-def _timer(
-    step: Callable[[], None], holders: Sequence[Mixer | torch.Tensor], device: torch.device
-) -> Callable[[], float]:
-    def run() -> float:
-        for holder in holders:
-            for tensor in holder.parameters() if isinstance(holder, Mixer) else [holder]:
-                tensor.grad = None
-        return timed(step, device)
-
-    return run
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Curves of time and memory against the number of tokens."""
+"""Curves of time and memory against the number of tokens, and bars of the ratios of networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from monai_ext.bench.report import BASE, size
+from monai_ext.bench.report import BASE, mebibytes, number, seconds, size
 
 # colour-blind safe (Okabe and Ito); softmax is black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -136,3 +137,66 @@ def _apart(wanted: Sequence[float], gap: float) -> list[float]:
     last = len(places) - 1
     places = [min(place, 1 - gap * (last - i)) for i, place in enumerate(places)]
     return [max(place, gap * i) for i, place in enumerate(places)]
+
+
+def draw_ratios(records: Iterable[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Two panels, time and memory of ours over MONAI's: bars that begin at 1, to the left where ours takes less.
+
+    Where MONAI's has no figure, ours stands in its place.
+
+    Args:
+        records: those that were measured are shown.
+        title: of the figure.
+        path: of the PNG.
+    """
+    records = [record for record in records if record["status"] == "measured"]
+    kinds = sorted({_kind(record) for record in records}, key=lambda kind: (kind[0] != "float32", kind))
+    colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
+    # a group for each case, a gap between two of them
+    places: list[float] = []
+    names: dict[str, list[float]] = {}
+    for record in records:
+        name = f"{record['label']}, {record['mode']}"
+        places.append((places[-1] if places else 0.0) + (1.0 if name in names else 1.6))
+        names.setdefault(name, []).append(places[-1])
+    height = max(2.6, 1.4 + 0.2 * (places[-1] if places else 0))
+    figure = Figure(figsize=(15, height), dpi=DPI)
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(left=0.26, right=0.985, wspace=0.06, top=1 - 0.7 / height, bottom=0.75 / height)
+    for axes, what, text in zip(panels, ("time", "memory"), (seconds, mebibytes)):
+        ratios = [record[f"{what}_ratio"] for record in records]
+        known = [ratio for ratio in ratios if ratio]
+        axes.set_xscale("log")
+        axes.set_xlim(min([0.5, *known]) / 1.6, max([1.3, *known]) * 1.4)
+        for record, place, ratio in zip(records, places, ratios):
+            if ratio:
+                axes.barh(place, ratio - 1, left=1, height=0.85, color=colours[_kind(record)])
+                less = ratio < 1
+                offset = {"xytext": (-3 if less else 3, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(number(ratio), (ratio, place), ha="right" if less else "left", fontsize=7, **offset)
+            else:
+                unit = " MiB" if what == "memory" else ""
+                place_of_text = {"ha": "right", "va": "center", "xytext": (-3, 0), "textcoords": "offset points"}
+                words = f"ours alone: {text(record)}{unit}"
+                axes.annotate(words, (1, place), fontsize=7, color=colours[_kind(record)], **place_of_text)
+        axes.axvline(1, color="black", linewidth=1.2)
+        marks = [mark for mark in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)]
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+        axes.set_title(f"{what}, ours / MONAI's (left of 1: less)", fontsize=10)
+    panels[0].set_yticks([sum(rows) / len(rows) for rows in names.values()], list(names), fontsize=8)
+    panels[0].set_ylim((places[-1] if places else 0) + 1, 0.6)
+    handles = [Patch(color=colours[kind], label=f"{kind[0]}, {kind[1]} allocator") for kind in kinds]
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path)
+    return path
+
+
+def _kind(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["precision"], record["allocator"]

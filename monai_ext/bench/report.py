@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monai_ext.bench.results import Kind
+
 Record = Mapping[str, Any]
 Group = tuple[int, str]  # spatial dimensions, allocator
 
@@ -128,12 +130,15 @@ def to_markdown(content: Mapping[str, Any]) -> str:
 
 def describe(content: Mapping[str, Any]) -> str:
     """The machine and the settings on a line."""
-    m, s = content["machine"], content["settings"]
+    s = content["settings"]
+    return f"{place(content)}; width {s['width']}, {s['heads']} heads, batch {s['batch']}, {s['precision']}."
+
+
+def place(content: Mapping[str, Any]) -> str:
+    """The machine and the date."""
+    m = content["machine"]
     where = m["gpu"] or f"{m['cpu']}, {m['threads']} of {m['cores']} cores"
-    return (
-        f"{where}; torch {m['torch']}, {m['date'][:10]}; width {s['width']}, {s['heads']} heads, "
-        f"batch {s['batch']}, {s['precision']}."
-    )
+    return f"{where}; torch {m['torch']}, {m['date'][:10]}"
 
 
 def busy(content: Mapping[str, Any]) -> str:
@@ -158,8 +163,8 @@ def summary(content: Mapping[str, Any]) -> str:
         if tokens and fast and lean:
             text += (
                 f" At {size(tokens)} tokens in {dims}D with the {allocator} allocator {fast['mixer']} is fastest, with "
-                f"{_number(fast['time_share'])} of softmax's time, and {lean['mixer']} takes least memory, "
-                f"{_number(lean['memory_share'])} of softmax's."
+                f"{number(fast['time_share'])} of softmax's time, and {lean['mixer']} takes least memory, "
+                f"{number(lean['memory_share'])} of softmax's."
             )
     return text
 
@@ -177,20 +182,23 @@ def _table(records: Sequence[Record], fits: Iterable[Record], group: Group) -> s
     share = f" at {size(at)}" if at else ""
     head = ["mixer", *(f"{size(n)}" for n in tokens), f"time share{share}", "exponent"]
     head += [*(f"MiB {size(n)}" for n in tokens), f"memory share{share}", "exponent"]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows = []
     for mixer in dict.fromkeys(record["mixer"] for record in records):
         of = [cells.get((mixer, n), {}) for n in tokens]
         shown, fit = cells.get((mixer, at), {}) if at else {}, fitted.get(mixer, {})
         apart = "†" if shown.get("share_from") == "apart" and mixer != BASE else ""
-        row = [mixer, *map(_seconds, of), _number(shown.get("time_share")) + apart, _number(fit.get("time"), ".2f")]
-        row += [*(_mebibytes(r) for r in of), _number(shown.get("memory_share")), _number(fit.get("memory"), ".2f")]
+        row = [mixer, *map(seconds, of), number(shown.get("time_share")) + apart, number(fit.get("time"), ".2f")]
+        row += [*(mebibytes(r) for r in of), number(shown.get("memory_share")), number(fit.get("memory"), ".2f")]
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows if row[i][:3] != "---") for i in range(len(head))]
-    rows[1] = [("-" * max(3, w) if i == 0 else "-" * max(2, w - 1) + ":") for i, w in enumerate(widths)]
-    lines = [
-        [cell.ljust(max(3, w)) if i == 0 else cell.rjust(max(3, w)) for i, (cell, w) in enumerate(zip(row, widths))]
-        for row in rows
-    ]
+    return align(head, rows)
+
+
+def align(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table whose columns line up in the text, too: the first `words` to the left, the others right."""
+    table = [head, *rows]
+    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(head))]
+    lines = [[c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in table]
+    lines.insert(1, ["-" * w if i < words else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -203,19 +211,20 @@ def _missing(records: Iterable[Record]) -> str:
     return "\n".join(f"- {mixer} ({', '.join(where)}): {reason}" for (mixer, reason), where in reasons.items())
 
 
-def _seconds(record: Record) -> str:
-    if not record.get("time"):
+def seconds(record: Record, key: str = "time") -> str:
+    """The median with its unit, a star where it is that of a single cold pass."""
+    if not record.get(key):
         return "–"
-    value = record["time"]["median"]
-    text = f"{_number(1000 * value)} ms" if value < 1 else f"{_number(value)} s"
+    value = record[key]["median"]
+    text = f"{number(1000 * value)} ms" if value < 1 else f"{number(value)} s"
     return text + ("*" if record.get("cold") else "")
 
 
-def _mebibytes(record: Record) -> str:
-    return "–" if record.get("memory") is None else _number(record["memory"] / 2**20)
+def mebibytes(record: Record, key: str = "memory") -> str:
+    return "–" if record.get(key) is None else number(record[key] / 2**20)
 
 
-def _number(value: float | None, style: str | None = None) -> str:
+def number(value: float | None, style: str | None = None) -> str:
     """Two to three digits that count, never in powers of ten."""
     if value is None:
         return "–"
@@ -229,5 +238,19 @@ def _group(record: Record) -> Group:
     return record["dims"], record["allocator"]
 
 
+def _order(record: Record) -> tuple[int, int, str]:
+    return record["tokens"], record["dims"], record["allocator"]
+
+
 def _place(record: Record) -> tuple[int, int, str]:
     return record["dims"], record["tokens"], record["allocator"]
+
+
+RESULTS = Kind(
+    "mixers",
+    same=("width", "heads", "batch", "device", "precision", "threads"),
+    key=lambda record: (*_order(record), record["mixer"]),
+    order=_order,
+    derive=derive,
+    further=lambda records: {"exponents": exponents(records)},
+)

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.bench import report
-from monai_ext.bench.child import FAILED, MEASURED
+from monai_ext.bench.child import MEASURED, SKIPPED
 from monai_ext.handlers.files import atomic_write, remove_leftovers
 
+Record = Mapping[str, Any]
 # what must be the same for figures to stand in one table
-SAME_SETTINGS = ("width", "heads", "batch", "device", "precision", "threads")
 SAME_MACHINE = ("device", "gpu", "cpu", "cores", "torch", "cuda")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the results of a benchmark are.
+
+    Args:
+        stem: of the files' names.
+        same: the settings that must be the same for figures to stand in one table.
+        key: what tells a case from any other.
+        order: by which the records are sorted.
+        derive: the records with what follows from comparing them with one another.
+        further: further parts of the file, found from the records.
+    """
+
+    stem: str
+    same: tuple[str, ...]
+    key: Callable[[Record], tuple[Any, ...]]
+    order: Callable[[Record], tuple[Any, ...]]
+    derive: Callable[[Iterable[Record]], list[dict[str, Any]]]
+    further: Callable[[Iterable[Record]], dict[str, Any]] = lambda records: {}
 
 
 class Results:
@@ -21,7 +42,7 @@ class Results:
 
     Args:
         folder: made where it is missing.
-        stem: of the files' names.
+        kind: what the results are.
         settings, machine: stored beside the cases.
         resume: take over the cases that the file holds.
 
@@ -32,9 +53,9 @@ class Results:
     """
 
     def __init__(
-        self, folder: str | Path, stem: str, settings: Mapping[str, Any], machine: Mapping[str, Any], resume: bool
+        self, folder: str | Path, kind: Kind, settings: Mapping[str, Any], machine: Mapping[str, Any], resume: bool
     ) -> None:
-        self.path = Path(folder) / f"{stem}.json"
+        self.kind, self.path = kind, Path(folder) / f"{kind.stem}.json"
         self.content: dict[str, Any] = {"machine": dict(machine), "settings": dict(settings), "cases": []}
         remove_leftovers(self.path)
         if self.path.exists():
@@ -46,24 +67,28 @@ class Results:
         self.save()
 
     def kept(self) -> list[dict[str, Any]]:
-        """The records that need no repetition: measured, or too long for a limit that has not been raised since."""
+        """The records that need no repetition: measured, or too long for a limit that has not been raised since.
+
+        What was skipped for something else than time is marked "again".
+        """
         limit = self.content["settings"]["max_seconds"]
         return [
             record
             for record in self.content["cases"]
-            if record["status"] == MEASURED or (record["status"] != FAILED and record["max_seconds"] >= limit)
+            if record["status"] == MEASURED
+            or (record["status"] == SKIPPED and not record.get("again") and record["max_seconds"] >= limit)
         ]
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Stores a record in place of an earlier one of the same case."""
         stored = {**record, "max_seconds": self.content["settings"]["max_seconds"]}
-        by_case = {_key(case): case for case in self.content["cases"]} | {_key(stored): stored}
-        self.content["cases"] = sorted(by_case.values(), key=lambda case: _key(case)[:3])
+        by_case = {self.kind.key(case): case for case in self.content["cases"]} | {self.kind.key(stored): stored}
+        self.content["cases"] = sorted(by_case.values(), key=self.kind.order)
         self.save()
 
     def save(self) -> None:
-        self.content["cases"] = report.derive(self.content["cases"])
-        self.content["exponents"] = report.exponents(self.content["cases"])
+        self.content["cases"] = self.kind.derive(self.content["cases"])
+        self.content |= self.kind.further(self.content["cases"])
         self.write(".json", json.dumps(self.content, indent=1) + "\n")
 
     def write(self, suffix: str, text: str) -> Path:
@@ -80,7 +105,7 @@ class Results:
             cases = content["cases"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no file of results ({error}): choose another output_dir.") from error
-        for part, names in (("settings", SAME_SETTINGS), ("machine", SAME_MACHINE)):
+        for part, names in (("settings", self.kind.same), ("machine", SAME_MACHINE)):
             for name in names:
                 old, new = before[part].get(name), self.content[part][name]
                 if old != new:
@@ -89,7 +114,3 @@ class Results:
                         "or choose another output_dir."
                     )
         return cases
-
-
-def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return record["tokens"], record["dims"], record["allocator"], record["mixer"]
