@@ -39,22 +39,27 @@ class BlockOptions:
     """What a block has beside its mixer, as a config gives it: ``"block": {"mlp": "kan"}``.
 
     Attributes:
-        mlp: the feed-forward network: ``"mlp"``, or ``"kan"``, two Kolmogorov-Arnold layers (MedViTV2).
-        conditional_position: a depthwise convolution with a residual before the mixer (L2ViT).
+        mlp: the feed-forward network: ``"mlp"``, or ``"kan"``, two Kolmogorov-Arnold layers (MedViTV2, whose inner
+            width is twice the outer: set ``mlp_ratio`` or ``mlp_dim`` to it, since a layer has eight times the
+            weights of a linear one).
+        conditional_position: depthwise convolutions with a residual: 1 or true for one before the mixer, 2 for
+            another one before the feed-forward network (L2ViT's blocks of global and of local attention).
         local_concentration: a norm and two depthwise convolutions, with a residual, between mixer and feed-forward
             network (L2ViT).
 
     Raises:
-        ValueError: for an unknown feed-forward network.
+        ValueError: for an unknown feed-forward network or another number of positions.
     """
 
     mlp: str = "mlp"
-    conditional_position: bool = False
+    conditional_position: int = 0
     local_concentration: bool = False
 
     def __post_init__(self) -> None:
         if self.mlp not in MLPS:
             raise ValueError(f"unknown mlp {self.mlp!r}; known ones: {', '.join(MLPS)}.")
+        if self.conditional_position not in (0, 1, 2):
+            raise ValueError(f"conditional_position must be 0, 1 or 2, got {self.conditional_position!r}.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> BlockOptions:
@@ -75,11 +80,12 @@ class BlockOptions:
             return KANMLP(dim, mlp_dim, dropout_rate)
         return MLPBlock(dim, mlp_dim, dropout_rate, dropout_mode=dropout_mode)
 
-    def convolutions(self, dim: int, spatial_dims: int) -> tuple[nn.Module | None, nn.Module | None]:
-        """The conditional position and the local concentration, where they are asked for."""
+    def convolutions(self, dim: int, spatial_dims: int) -> tuple[nn.Module | None, nn.Module | None, nn.Module | None]:
+        """The positions before the mixer, the local concentration and the positions behind it, where asked for."""
         return (
             ConditionalPositions(dim, spatial_dims) if self.conditional_position else None,
             NormedConcentration(dim, spatial_dims) if self.local_concentration else None,
+            ConditionalPositions(dim, spatial_dims) if self.conditional_position == 2 else None,
         )
 
 

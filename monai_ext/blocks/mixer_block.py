@@ -43,7 +43,7 @@ class MixerBlock(nn.Module):
 
     def __init__(self, mixer: Mixer, mlp_dim: int, dropout_rate: float = 0.0, options: BlockOptions = PLAIN) -> None:
         super().__init__()
-        self.position, self.local = options.convolutions(mixer.dim, mixer.spatial_dims)
+        self.position, self.local, self.second_position = options.convolutions(mixer.dim, mixer.spatial_dims)
         self.norm1 = nn.LayerNorm(mixer.dim)
         self.mixer = mixer
         self.dropout = nn.Dropout(dropout_rate)
@@ -63,6 +63,8 @@ class MixerBlock(nn.Module):
         x = x + self.dropout(self.mixer(self.norm1(x), grid))
         if self.local is not None:
             x = x + self.local(x, grid)
+        if self.second_position is not None:
+            x = self.second_position(x, grid)
         return x + self.mlp(self.norm2(x))
 
 
@@ -95,7 +97,7 @@ class WindowMixerBlock(nn.Module):
         options: BlockOptions = PLAIN,
     ) -> None:
         super().__init__()
-        self.position, self.local = options.convolutions(mixer.dim, mixer.spatial_dims)
+        self.position, self.local, self.second_position = options.convolutions(mixer.dim, mixer.spatial_dims)
         self.window_size = tuple(window_size)
         self.shift = shift and mixer.takes_bias
         self.norm1 = nn.LayerNorm(mixer.dim)
@@ -150,4 +152,6 @@ class WindowMixerBlock(nn.Module):
         x = x + self.drop_path(self.dropout(self._mix(self.norm1(x), grid)))
         if self.local is not None:
             x = x + self.drop_path(self.local(x, grid))
+        if self.second_position is not None:
+            x = self.second_position(x, grid)
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 from monai.networks.blocks import UnetrBasicBlock
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.blocks.block_options import PLAIN, BlockOptions
 from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.mixer_block import WindowMixerBlock
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
+from monai_ext.blocks.recompute import recompute
 from monai_ext.mixers import Mixer
 
 
@@ -65,10 +65,7 @@ class SwinStage(nn.Module):
         grid = tuple(x.shape[2:])
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, grid, use_reentrant=False)
-            else:
-                tokens = block(tokens, grid)
+            tokens = recompute(block, tokens, grid) if self.use_checkpoint else block(tokens, grid)
         return self.downsample(tokens.view(len(tokens), *grid, -1)).movedim(-1, 1)
 
 

@@ -36,7 +36,7 @@ from monai_ext.mixers.strip import StripMixer
 from monai_ext.mixers.vil import VilMixer
 from monai_ext.mixers.vim import VimMixer
 
-__all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "mixer_options", "split_spec", "spread_mixers"]
+__all__ = ["MIXERS", "Mixer", "MixerSpec", "build_mixer", "count_alike", "mixer_options", "split_spec", "spread_mixers"]
 
 MIXERS: dict[str, type[Mixer]] = {
     # softmax over all, fewer or neighbouring keys
@@ -125,8 +125,8 @@ def build_mixer(spec: MixerSpec, dim: int, num_heads: int, spatial_dims: int, **
         num_heads: heads.
         spatial_dims: 2 or 3.
         defaults: what a network offers, given to mixers that have such an option: ``qkv_bias``,
-            ``attn_drop_rate``, ``grid`` (tokens along each axis for which it is made) and ``layer`` (the number of
-            the block, from 0). The options in ``spec`` come first.
+            ``attn_drop_rate``, ``grid`` (tokens along each axis for which it is made) and ``layer`` (see
+            ``count_alike``). The options in ``spec`` come first.
 
     Raises:
         ValueError: for an unknown mixer or option; the message lists the known ones.
@@ -166,3 +166,17 @@ def spread_mixers(spec: MixerSpec | Sequence[Any], depths: Sequence[int]) -> lis
         else:
             raise ValueError(f"stage {number} has {depth} blocks, its mixers are {entry!r}.")
     return stages
+
+
+def count_alike(specs: Sequence[MixerSpec]) -> list[tuple[int, MixerSpec]]:
+    """Each block's mixer with the number of blocks before it that have the same one.
+
+    Mixers that alternate from block to block go by this number, so that they alternate where others stand between.
+    """
+    seen: dict[str, int] = {}
+    numbered = []
+    for spec in specs:
+        name, _ = split_spec(spec)
+        numbered.append((seen.get(name, 0), spec))
+        seen[name] = seen.get(name, 0) + 1
+    return numbered

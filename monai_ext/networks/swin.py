@@ -15,7 +15,7 @@ from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
-from monai_ext.mixers import MixerSpec, build_mixer, spread_mixers
+from monai_ext.mixers import MixerSpec, build_mixer, count_alike, spread_mixers
 
 
 class MixerSwin(nn.Module):
@@ -101,7 +101,9 @@ class MixerSwin(nn.Module):
         window, options = ensure_tuple_rep(window_size, spatial_dims), BlockOptions.of(block)
         paths = torch.linspace(0, dropout_path_rate, sum(depths)).tolist()
         self.stages = nn.ModuleList()
-        for i, specs in enumerate(spread_mixers(mixer, depths)):
+        spread = spread_mixers(mixer, depths)
+        numbered = count_alike([spec for specs in spread for spec in specs])
+        for i in range(len(depths)):
             first = sum(depths[:i])
             mixers = [
                 build_mixer(
@@ -114,7 +116,7 @@ class MixerSwin(nn.Module):
                     grid=window,
                     layer=layer,
                 )
-                for layer, spec in enumerate(specs, start=first)
+                for layer, spec in numbered[first : first + depths[i]]
             ]
             self.stages.append(
                 SwinStage(

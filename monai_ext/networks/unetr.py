@@ -9,12 +9,12 @@ import torch
 import torch.nn as nn
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.utils import ensure_tuple_rep
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
 from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
+from monai_ext.blocks.recompute import recompute
 from monai_ext.mixers import MixerSpec
 from monai_ext.networks.vit import MixerViT
 
@@ -156,6 +156,4 @@ class MixerUNETR(nn.Module):
         return crop_to(self.out(out), size)
 
     def _run(self, block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return recompute(block, *inputs) if self.use_checkpoint else block(*inputs)

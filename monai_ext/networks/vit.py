@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.nn as nn
 from monai.utils import ensure_tuple_rep
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.mixer_block import MixerBlock
 from monai_ext.blocks.patch_embedding import TokenEmbedding
-from monai_ext.mixers import MixerSpec, build_mixer, spread_mixers
+from monai_ext.blocks.recompute import recompute
+from monai_ext.mixers import MixerSpec, build_mixer, count_alike, spread_mixers
 
 POOLING = ("auto", "cls", "mean")
 
@@ -113,7 +113,7 @@ class MixerViT(nn.Module):
                 dropout_rate,
                 options,
             )
-            for layer, spec in enumerate(_one_per_layer(mixer, num_layers))
+            for layer, spec in count_alike(_one_per_layer(mixer, num_layers))
         )
         reads_grid = any(b.mixer.reads_grid or b.reads_grid for b in self.blocks)
         if num_registers < 0 or (num_registers and reads_grid):
@@ -167,10 +167,7 @@ class MixerViT(nn.Module):
             tokens = torch.cat([tokens, self.registers.expand(len(tokens), -1, -1)], 1)
         hidden_states = []
         for block in self.blocks:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, grid, use_reentrant=False)
-            else:
-                tokens = block(tokens, grid)
+            tokens = recompute(block, tokens, grid) if self.use_checkpoint else block(tokens, grid)
             hidden_states.append(tokens[:, :last])
         return tokens[:, :last], hidden_states, grid
 

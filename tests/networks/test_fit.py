@@ -40,7 +40,10 @@ def test_learns_or_refuses(network: str, mixer: str, dims: int) -> None:
     x = torch.randn(2, 1, *size, generator=rng)
     x[1, :, : size[0] // 2] += 2
     target = torch.tensor([0, 1]) if network == "vit" else (x[:, 0] > 1).long()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    # without decay a parameter moves by its gradient alone
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0)
+    mixers = [module for module in net.modules() if type(module) in MIXERS.values()]
+    before = [parameter.clone() for module in mixers for parameter in module.parameters()]
     losses = []
     for _ in range(6):
         out = net(x)
@@ -50,6 +53,8 @@ def test_learns_or_refuses(network: str, mixer: str, dims: int) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0], losses
+    after = [parameter for module in mixers for parameter in module.parameters()]
+    assert mixers and all(not torch.equal(a, b) for a, b in zip(before, after)), "the mixers have not learnt"
 
 
 @pytest.mark.parametrize("mixer", [name for name, cls in MIXERS.items() if cls.fixed_grid])
@@ -69,7 +74,7 @@ def test_fixed_grids(mixer: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
     "block",
-    [{"mlp": "kan"}, {"conditional_position": True}, {"local_concentration": True, "conditional_position": True}],
+    [{"mlp": "kan"}, {"conditional_position": True}, {"local_concentration": True, "conditional_position": 2}],
     ids=str,
 )
 def test_parts_of_blocks(network: str, block: dict, dims: int) -> None:
@@ -89,6 +94,8 @@ def test_unknown_parts_of_blocks() -> None:
         build("vit", "softmax", 2, block={"mpl": "kan"})
     with pytest.raises(ValueError, match=r"unknown mlp 'kann'; known ones: mlp, kan"):
         build("unetr", "softmax", 2, block={"mlp": "kann"})
+    with pytest.raises(ValueError, match="conditional_position must be 0, 1 or 2, got 3"):
+        build("swin_unetr", "softmax", 2, block={"conditional_position": 3})
 
 
 @pytest.mark.parametrize("network", ["vit", "unetr"])
@@ -130,3 +137,25 @@ def test_state_space_first_and_attention_last() -> None:
     found = [type(m).__name__ for m in net.modules() if type(m) in MIXERS.values()]
     assert found == ["MambaVisionMixer", "SoftmaxMixer", "SoftmaxMixer", "SoftmaxMixer"]
     net(torch.randn(1, 1, 24, 24)).sum().backward()
+
+
+def test_directions_alternate_among_themselves() -> None:
+    """Where other mixers stand between, and over the stages of a Swin."""
+    vit = build("vit", ["vil", "softmax", "vil", "softmax"], 2, num_layers=4)
+    assert [block.mixer.direction for block in vit.blocks[::2]] == ["forward", "backward"]
+    swin = build("swin_unetr", [["softmax", "vil"], ["vil", "vil"]], 2, depths=(2, 2), num_heads=(3, 3))
+    found = [m.direction for m in swin.modules() if type(m) is MIXERS["vil"]]
+    assert found == ["forward", "backward", "forward"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_checkpointing_counts_a_batch_once(network: str) -> None:
+    """Running statistics are those of one forward, whether or not a second one runs in the backward."""
+    states = []
+    for use in (False, True):
+        net = build(network, "cvt", 2, use_checkpoint=use, **({"norm_name": "batch"} if network != "vit" else {}))
+        torch.manual_seed(1)
+        out = net(torch.randn(2, 1, 24, 24))
+        (out[0] if network == "vit" else out).sin().sum().backward()
+        states.append({key: value for key, value in net.state_dict().items() if "running" in key or "tracked" in key})
+    assert states[0] and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
