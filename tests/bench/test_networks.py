@@ -67,7 +67,11 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
         common = ("--allocator", "default", "--device", "cpu", "--threads", "1", "--output_dir", str(tmp_path))
         code = cli.main(GROUPS, ["bench", "networks", *map(str, arguments), *common])
         said = capsys.readouterr()
-        return code, said.out, [line for line in said.err.splitlines() if line.strip() and not line.startswith("networks:")]
+        return (
+            code,
+            said.out,
+            [line for line in said.err.splitlines() if line.strip() and not line.startswith("networks:")],
+        )
 
     return run
 
