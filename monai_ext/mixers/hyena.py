@@ -135,7 +135,10 @@ class HyenaMixer(Mixer):
 
     Departures from the paper, by default: kernels for offsets of either sign, since an image has no past; coordinates
     that are a fraction of the sequence at hand, so that any length will do; 33 positional features, for with the
-    authors' three the cosine and the sine are constants; a gain that does not let outputs grow with N.
+    authors' three the cosine and the sine are constants; a gain that does not let outputs grow with N. The gates lie in
+    the projection in the study's order, the inner one first; HazyResearch/safari has the outer one first. Weights of
+    safari therefore need the gates' chunks of ``in_proj`` and ``short`` in reverse, which at order 2 is the first two
+    of the three changed about; the values' chunk, the last, stays.
     ``variant="study"`` is the Hyena of Hooper and Xue (2024) as their code computes it: causal, coordinates that are a
     fraction of 66 000 tokens for every image and window (inside of a small window the kernels are almost constant),
     three positional features, which are trained, filters shared by the heads, no gain, and a short convolution of five
