@@ -107,7 +107,7 @@ class HyenaNDMixer(Mixer):
     The paper's ways to read an image are the other ``directions``: quadrants, whose kernel lies ahead of a token along
     every axis, from one corner of the image (``"causal"``, ``"alternate"``) or from all of them (``"four"``), which is
     one convolution here instead of four. Left out are the modes ``4dirp`` (the corners mixed by a map over all
-    channels) and ``parallel`` (a projection to four times the channels, a corner for each) of the authors' code.
+    channels) and ``parallel`` (four times the channels behind the short convolution) of the authors' code.
 
     Initialised so that the output is as large as the input: independent unit-normal tokens give a standard deviation
     of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line of tokens), a constant
