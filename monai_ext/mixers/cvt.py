@@ -105,7 +105,7 @@ class CvTMixer(Mixer):
         if max(stride) > kernel:
             raise ValueError(f"stride_kv {stride_kv} would leave out tokens with a kernel of {kernel}: lower it.")
         self.attn_drop_rate = check_rate(attn_drop_rate)
-        self.scale = (dim if scale == "dim" else self.head_dim) ** -0.5
+        self.scale = scale
         self.q = ConvProjection(dim, spatial_dims, kernel, (1,) * spatial_dims, norm, qkv_bias)
         self.k = ConvProjection(dim, spatial_dims, kernel, stride, norm, qkv_bias)
         self.v = ConvProjection(dim, spatial_dims, kernel, stride, norm, qkv_bias)
@@ -121,5 +121,6 @@ class CvTMixer(Mixer):
             project(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
         )
-        out = reduced_attention(q, k, v, self.scale, self.attn_drop_rate if self.training else 0.0)
+        scale = (self.dim if self.scale == "dim" else self.head_dim) ** -0.5
+        out = reduced_attention(q, k, v, scale, self.attn_drop_rate if self.training else 0.0)
         return self.proj(self.merge_heads(out))

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "share_heads": False,
         "train_positions": False,
         "normalized": True,
+        "short_kernel": 3,
     },
     # Hooper and Xue 2024, whose code says bidirectional but is causal
     "study": {
@@ -35,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "share_heads": True,
         "train_positions": True,
         "normalized": False,
+        "short_kernel": 5,
     },
 }
 # the envelope falls to TARGET after a share of the sequence, from SLOW in the first channel to FAST in the last
@@ -133,16 +135,20 @@ class HyenaMixer(Mixer):
 
     Departures from the paper, by default: kernels for offsets of either sign, since an image has no past; coordinates
     that are a fraction of the sequence at hand, so that any length will do; 33 positional features, for with the
-    authors' three the cosine and the sine are constants; a gain that does not let outputs grow with N.
+    authors' three the cosine and the sine are constants; a gain that does not let outputs grow with N. The gates lie in
+    the projection in the study's order, the inner one first; HazyResearch/safari has the outer one first. Weights of
+    safari therefore need the gates' chunks of ``in_proj`` and ``short`` in reverse, which at order 2 is the first two
+    of the three changed about; the values' chunk, the last, stays.
     ``variant="study"`` is the Hyena of Hooper and Xue (2024) as their code computes it: causal, coordinates that are a
     fraction of 66 000 tokens for every image and window (inside of a small window the kernels are almost constant),
-    three positional features, which are trained, filters shared by the heads, and no gain.
+    three positional features, which are trained, filters shared by the heads, no gain, and a short convolution of five
+    taps.
 
     Args:
         dim: channels of a token.
         num_heads: heads, of importance where they share filters.
         spatial_dims: 2 or 3.
-        variant: ``"default"`` or ``"study"``: what the six options below are where they are None.
+        variant: ``"default"`` or ``"study"``: what the options below are that are None.
         bidirectional: kernels for offsets of either sign; otherwise the mixer is causal, the short convolution too.
         max_length: the number of tokens of which coordinates are a fraction, and the largest one allowed; with 0
             coordinates are a fraction of the sequence at hand.
@@ -152,7 +158,7 @@ class HyenaMixer(Mixer):
         normalized: kernels have a gain (see ``HyenaFilter``).
         filter_order: width of the filter's network.
         order: number of gates, at least 2.
-        short_kernel: taps of the short convolution, odd.
+        short_kernel: taps of the short convolution, odd; 3 by default and 5 in the study.
 
     Raises:
         ValueError: for an unknown variant or impossible numbers; in ``forward`` for more tokens than ``max_length``,
@@ -175,7 +181,7 @@ class HyenaMixer(Mixer):
         normalized: bool | None = None,
         filter_order: int = 64,
         order: int = 2,
-        short_kernel: int = 3,
+        short_kernel: int | None = None,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
         if variant not in VARIANTS:
@@ -187,20 +193,21 @@ class HyenaMixer(Mixer):
             "share_heads": share_heads,
             "train_positions": train_positions,
             "normalized": normalized,
+            "short_kernel": short_kernel,
         }
         chosen = {**VARIANTS[variant], **{key: value for key, value in given.items() if value is not None}}
-        self._check(chosen, filter_order, order, short_kernel)
+        self._check(chosen, filter_order, order)
         self.causal = not chosen["bidirectional"]  # type: ignore[misc]
         self.max_length = chosen["max_length"] or None
-        self.order, self.short_kernel = order, short_kernel
+        self.order, self.short_kernel = order, chosen["short_kernel"]
         # heads whose channels are convolved with the same kernels
         self.copies = num_heads if chosen["share_heads"] else 1
         self.width = dim // self.copies
         total = (order + 1) * dim
         self.in_proj = nn.Linear(dim, total)
         # looking back only, it is padded in front by forward
-        padding = 0 if self.causal else short_kernel // 2
-        self.short = nn.Conv1d(total, total, short_kernel, padding=padding, groups=total)
+        padding = 0 if self.causal else self.short_kernel // 2
+        self.short = nn.Conv1d(total, total, self.short_kernel, padding=padding, groups=total)
         self.filter = HyenaFilter(
             (order - 1) * self.width,
             self.causal,
@@ -214,8 +221,8 @@ class HyenaMixer(Mixer):
         self.out_proj = nn.Linear(dim, dim)
 
     @staticmethod
-    def _check(chosen: dict[str, Any], filter_order: int, order: int, short_kernel: int) -> None:
-        emb_dim, max_length = chosen["emb_dim"], chosen["max_length"]
+    def _check(chosen: dict[str, Any], filter_order: int, order: int) -> None:
+        emb_dim, max_length, short_kernel = chosen["emb_dim"], chosen["max_length"], chosen["short_kernel"]
         if emb_dim < 3 or emb_dim % 2 == 0:
             raise ValueError(f"emb_dim must be odd and at least 3, got {emb_dim}.")
         if max_length is not None and max_length < 0:

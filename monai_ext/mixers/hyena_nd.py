@@ -95,15 +95,19 @@ class HyenaNDMixer(Mixer):
     ``q * (kernel (*) (k * v) + skip * k * v)`` and an output projection, with the kernel from an ``ImplicitFilter``.
     O(C N log N) time. The number of heads plays no part: every channel has a kernel of its own.
 
-    Departures from the paper: by default one kernel over offsets of either sign instead of flipped causal ones;
-    offsets in tokens on a logarithmic scale instead of a fraction of one grid, so that the same weights serve any
-    grid, odd or even, whole or window; learnt decays; the true convolution with a gain of its own instead of the
-    reference's 1/(2L). When not bidirectional, the short convolution looks back only, too, and the mixer is causal
+    The implicit filter is ours and not the authors': offsets in tokens on a logarithmic scale instead of features of a
+    fraction of one grid, so that the same weights serve any grid, odd or even, whole or window; learnt decays; a gain
+    of its own on the true convolution instead of the reference's 1/(2L). Weights of the authors' filters therefore do
+    not map onto it; those of the projections, the short convolution and the skip do.
+
+    Departures from the paper besides: by default one kernel over offsets of either sign instead of flipped causal
+    ones. When not bidirectional, the short convolution looks back only, too, and the mixer is causal
     along every axis, hence along the raster.
 
     The paper's ways to read an image are the other ``directions``: quadrants, whose kernel lies ahead of a token along
     every axis, from one corner of the image (``"causal"``, ``"alternate"``) or from all of them (``"four"``), which is
-    one convolution here instead of four.
+    one convolution here instead of four. Left out are the modes ``4dirp`` (the corners mixed by a map over all
+    channels) and ``parallel`` (four times the channels behind the short convolution) of the authors' code.
 
     Initialised so that the output is as large as the input: independent unit-normal tokens give a standard deviation
     of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line of tokens), a constant

@@ -15,6 +15,7 @@ def test_study_starts_as_its_code() -> None:
     """Features and envelope of 66 000 offsets, whatever the image, and the parameters that its code has."""
     mixer = HyenaMixer(12, 3, 2, variant="study")
     assert mixer.causal and mixer.filter.out.weight.shape == (4, 64) and mixer.skip.shape == (4,)
+    assert mixer.short.weight.shape == (36, 1, 5)
     z = mixer.filter.z.detach().double()
     assert z.shape == (66000, 3) and mixer.filter.z.requires_grad
     at = torch.arange(66000, dtype=torch.float64)
@@ -34,6 +35,7 @@ def test_options_come_before_the_variant() -> None:
     assert mixer.filter.z.shape == (20, 5)
     free = build_mixer({"name": "hyena", "variant": "study", "max_length": 0, "train_positions": False}, 12, 3, 2)
     assert free.max_length is None and free.filter.z is None and free.causal
+    assert HyenaMixer(12, 3, 2).short_kernel == 3 and HyenaMixer(12, 3, 2, "study", short_kernel=7).short_kernel == 7
     assert free(torch.randn(1, 70, 12), (10, 7)).isfinite().all()
 
 

@@ -77,12 +77,17 @@ def lift(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, cls in MIXERS.items() if cls.dims == (2, 3) and getattr(of(n), "FLAT", True)]
-)
-def test_flat_volume_is_an_image(name: str) -> None:
+FLAT_CASES = [
+    pytest.param(name, options, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}")
+    for name, cls in MIXERS.items()
+    if cls.dims == (2, 3) and getattr(of(name), "FLAT", True)
+    for options in getattr(of(name), "FLAT_OPTIONS", of(name).OPTIONS)
+]
+
+
+@pytest.mark.parametrize(("name", "options"), FLAT_CASES)
+def test_flat_volume_is_an_image(name: str, options: dict[str, Any]) -> None:
     """With a last axis of length 1 the 3D mixer computes what the 2D one does."""
-    options = of(name).OPTIONS[0]
     flat, solid = build(name, options, (5, 4)).eval(), build(name, options, (5, 4, 1)).eval()
     state = flat.state_dict()
     place = getattr(of(name), "lift", lift)

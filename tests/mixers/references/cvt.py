@@ -42,5 +42,5 @@ def reference(mixer, x, grid):
     stride = mixer.k.conv.stride
     q = projected(mixer.q, x, grid, (1,) * len(grid))
     k, v = projected(mixer.k, x, grid, stride), projected(mixer.v, x, grid, stride)
-    scale = mixer.scale
+    scale = (mixer.dim if mixer.scale == "dim" else mixer.dim // mixer.num_heads) ** -0.5
     return mixer.proj(torch.stack([attention(*sample, mixer.num_heads, scale) for sample in zip(q, k, v)]))

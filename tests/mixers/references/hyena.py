@@ -11,8 +11,6 @@ import math
 
 import torch
 
-from monai_ext.mixers.hyena import COHERENCE
-
 OPTIONS = [
     {},
     {"variant": "study"},
@@ -53,7 +51,7 @@ def kernels(mixer, n):
         found[o] = f.out(h) * envelopes[o]
     if f.normalized:
         energy, total = sum(e**2 for e in envelopes.values()), sum(envelopes.values())
-        found = {o: k / (energy + COHERENCE * total**2) ** 0.5 for o, k in found.items()}
+        found = {o: k / (energy + 0.1 * total**2) ** 0.5 for o, k in found.items()}
     return {o: k.reshape(mixer.order - 1, -1) for o, k in found.items()}
 
 

@@ -7,8 +7,6 @@ import math
 
 import torch
 
-from monai_ext.mixers.hyena_nd import COHERENCE
-
 OPTIONS = [
     {},
     {"filter": "product", "qkv_bias": True},
@@ -18,7 +16,8 @@ OPTIONS = [
     {"directions": "four"},
     {"directions": "four", "filter": "product"},
 ]
-FLAT = False  # the gain of the joint filter's first layer depends on the number of coordinates
+# a product has a filter more in a volume, with a gain of its own, and four corners are eight
+FLAT_OPTIONS = [o for o in OPTIONS if o.get("filter") != "product" and o.get("directions") != "four"]
 
 
 def tap(filter_, offset, grid, bidirectional):
@@ -33,7 +32,7 @@ def tap(filter_, offset, grid, bidirectional):
     reach = [sum(abs(o) for o in place) for place in itertools.product(*ranges)]
     energy = sum(torch.exp(-2 * decay * r) for r in reach)
     total = sum(torch.exp(-decay * r) for r in reach)
-    gain = 1 / (energy + COHERENCE * total**2) ** 0.5
+    gain = 1 / (energy + 0.1 * total**2) ** 0.5
     return filter_.out(h) * gain * torch.exp(-decay * sum(abs(o) for o in offset))
 
 
