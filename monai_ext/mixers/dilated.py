@@ -21,6 +21,10 @@ class DilatedMixer(Mixer):
     16,384 tokens; shorter sequences are one segment. A token and head that no branch reads gets 0, so keep a branch
     with dilation 1.
 
+    With at most as many tokens as the smallest segment has (256 by default) every branch has the same single segment,
+    and the default ones differ by their dilation alone: they all choose from the same tokens. For windows give segments
+    and dilations of their own, such as ``segments=(16, 64), dilations=(1, 2)`` for windows of 64 tokens.
+
     Left out of the authors' layer: its rotary positions and the norm before its output projection.
 
     Args:

@@ -18,6 +18,8 @@ class LocalMixer(Mixer):
     A softmax over the positions of a window centred on the token; those outside of the grid count as keys and values
     of zeros, as a convolution's padding does, so that the output shrinks towards the borders. O(N K C) time with K
     positions in a window, memory linear in N and no copy of the keys for each window (see ``monai_ext.ops.local``).
+    PyTorch's flex attention is not used: it has no backward on a CPU, and its block masks gain over the tiled form on
+    CUDA only, where natten is there for large windows (``NeighborhoodMixer``).
 
     The source has a single head over all channels, with scores ``q k / sqrt(C)``, and so has this mixer:
     ``num_heads`` counts with ``multi_head`` only. It adds the residual, which is a block's here, and its output goes

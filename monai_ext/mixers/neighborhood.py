@@ -37,6 +37,8 @@ class NeighborhoodMixer(Mixer):
     inwards, so that it is always full. Where an axis has too few tokens for that (the authors' package refuses this
     case) a token attends all tokens of the axis that lie a multiple of the dilation away. O(N K C) time with K tokens
     in a window, memory linear in N and no copy of the keys for each window (see ``monai_ext.ops.neighborhood``).
+    PyTorch's flex attention is not used: it has no backward on a CPU, and its block masks gain over the tiled form on
+    CUDA only, where natten is there.
 
     Args:
         dim: channels of a token.

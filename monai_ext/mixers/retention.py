@@ -27,6 +27,10 @@ class RetentionMixer(Mixer):
     token above is as far as the axis is long (``monai_ext.ops.manhattan_retention``): O(N C^2 / H) time as well, but
     several times that of the raster.
 
+    The default is bidirectional, not causal. Of the authors' code nothing is public but a description; the unofficial
+    one (BrianPulfer/vision-retention-networks) projects each head from a slice of the input of its own, so that its
+    weights load as a ``qkv`` that is block-diagonal for each of q, k and v, and need ``bidirectional=False``.
+
     Args:
         dim: channels of a token.
         num_heads: heads; with more than about ten the last ones hardly decay.

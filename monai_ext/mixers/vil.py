@@ -65,7 +65,9 @@ class VilMixer(Mixer):
     Tokens are projected to x and z of ``E = expand * C`` channels; ``c = SiLU(conv(x))``; queries and keys are
     block-diagonal maps of c, values of x, and so are the gates; then ``h = norm(mlstm(q, k, v, i, f)) + skip * c`` and
     the output is a projection of ``h * SiLU(z)``. The memory (``monai_ext.ops.mlstm``) is causal and runs in O(N).
-    The parameters are those of the authors' ``ViLLayer`` in its second version.
+    The parameters are those of the authors' ``ViLLayer`` in its second version, under these names: ``igate``, ``fgate``
+    and ``outnorm`` are its ``mlstm_cell.igate``, ``mlstm_cell.fgate`` and ``mlstm_cell.outnorm``, and with
+    ``conv="causal1d"`` ``conv`` is its ``conv.conv``; all others are named as there.
 
     One mixer sees the tokens before it along the raster, and through the convolution those around it. As in the
     paper every other one therefore runs from the last token to the first: the whole sequence is flipped, the

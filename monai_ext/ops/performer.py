@@ -59,9 +59,10 @@ def performer_attention(
     block and again in the backward, so memory is that of q, k, v and the output plus a bounded rest. Keys take one
     pass, in which the sums are rescaled as the largest exponent grows.
 
-    Departures from published code: the derivative includes that of c, on which f depends through the last term; where
-    that code takes the largest exponent over the batch, ours is one for each sample and head. Products and exponents
-    are in float32 at least, also under autocast. Not twice differentiable; the projection gets no gradient.
+    Departures from published code (performer-pytorch): the derivative includes that of c, on which f depends through
+    the last term. The largest exponent of the keys is one for each sample and head, as in its newer versions; older
+    ones took it over the whole batch. Products and exponents are in float32 at least, also under autocast. Not twice
+    differentiable; the projection gets no gradient.
 
     Args:
         q: queries (B, H, N, D), in any strides.

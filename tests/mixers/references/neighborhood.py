@@ -13,6 +13,8 @@ OPTIONS = [
     {"kernel_size": 3, "dilation": 2, "relative_position": True},
     {"kernel_size": 1},
 ]
+# without a kernel_size the windows, and so the tables of positions, are of other sizes in a volume
+FLAT_OPTIONS = [o for o in OPTIONS if "kernel_size" in o]
 
 
 def window(i, size, kernel, dilation):

@@ -7,6 +7,8 @@ import itertools
 import torch
 
 OPTIONS = [{}, {"qkv_bias": True}, {"position": "rotary"}, {"position": "relative"}]
+# rotary positions give each axis its share of the channels
+FLAT_OPTIONS = [o for o in OPTIONS if o.get("position") != "rotary"]
 DIM, HEADS = 24, 3
 
 
