@@ -13,6 +13,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
+from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
 from monai_ext.mixers import MixerSpec, build_mixer, count_alike, spread_mixers
@@ -138,6 +139,7 @@ class MixerSwin(nn.Module):
             self.classification_head = nn.Linear(self.num_features, num_classes)
         accept_monai_stages(self, len(depths))
 
+    @beside_metadata
     def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Run the network.
 

@@ -11,6 +11,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 
 from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
 from monai_ext.blocks.lean_convolutions import keep_less
+from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
 from monai_ext.blocks.recompute import recompute
@@ -126,6 +127,7 @@ class MixerSwinUNETR(nn.Module):
         monai_names += [(rf"decoder{i + 1}\.", f"decoders.{i}.") for i in range(stages + 1)]
         accept_monai_weights(self, monai_names)
 
+    @beside_metadata
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Image (B, in_channels, *size) of any size to logits (B, out_channels, *size)."""
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)

@@ -12,6 +12,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
 from monai_ext.blocks.lean_convolutions import keep_less
+from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.norms import allow_tiny_maps
 from monai_ext.blocks.recompute import recompute
@@ -138,6 +139,7 @@ class MixerUNETR(nn.Module):
         monai_names += [(rf"decoder{i + 2}\.", f"decoders.{i}.") for i in range(steps)]
         accept_monai_weights(self, monai_names)
 
+    @beside_metadata
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Image (B, in_channels, *size) of any size to logits (B, out_channels, *size)."""
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)

@@ -11,6 +11,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.image_size import check_image
+from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.mixer_block import MixerBlock
 from monai_ext.blocks.patch_embedding import TokenEmbedding
 from monai_ext.blocks.recompute import recompute
@@ -140,6 +141,7 @@ class MixerViT(nn.Module):
             head = nn.Linear(hidden_size, num_classes)
             self.classification_head = nn.Sequential(head, nn.Tanh()) if post_activation == "Tanh" else head
 
+    @beside_metadata
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Run the network.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
 
 from monai_ext.mixers import MIXERS
 from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerUNETR, MixerViT
@@ -326,3 +327,30 @@ def test_bad_arguments(network: str, options: dict, message: str) -> None:
     cls, defaults = NETWORKS[network]
     with pytest.raises(ValueError, match=message):
         cls(**{"spatial_dims": 2, **defaults, **options})
+
+
+@each_network
+@each_dim
+def test_metadata_goes_around_the_network(network: str, dims: int) -> None:
+    """A collated batch of MetaTensors gives what a plain one gives, and keeps each image's metadata."""
+    net = build(network, dims=dims)
+    images = [torch.randn(2, *ODD[dims]) for _ in range(3)]
+    batch = list_data_collate([MetaTensor(image, meta={"name": str(i)}) for i, image in enumerate(images)])
+    inside = []
+    for module in net.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, args, out: inside.extend(map(type, [*args, out])))
+    results, plain = net(batch), net(torch.stack(images))
+    assert MetaTensor not in inside
+    for result, expected in zip(_flat(results), _flat(plain), strict=True):
+        assert isinstance(result, MetaTensor) and result.is_batch and not isinstance(expected, MetaTensor)
+        assert [item.meta["name"] for item in decollate_batch(result)] == ["0", "1", "2"]
+        torch.testing.assert_close(result.as_tensor(), expected)
+    sum(result.sin().sum() for result in _flat(results)).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def _flat(results: Any) -> list[torch.Tensor]:
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [tensor for result in results for tensor in _flat(result)]
