@@ -114,9 +114,7 @@ class CvTMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        # Tokens seen as a map lie channels last. That is slower on a CPU, and in bfloat16, with a stride and an axis of
-        # length 1, PyTorch 2.13 then gives wrong gradients of the convolution's weight.
-        x = self.to_map(x, grid).contiguous()
+        x = self.to_map(x, grid)
         q, k, v = (
             project(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
