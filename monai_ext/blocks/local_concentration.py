@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers import Mixer
+from monai_ext.mixers.batch_norm import batch_norm
 
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -21,7 +22,7 @@ class LocalConcentration(nn.Module):
 
     Linear attention spreads its weights over all tokens; this gathers what is near. It is a residual branch of its own
     between the mixer and the feed-forward network, ``x + module(norm(x), grid)``; norm and residual are the block's.
-    O(N C k^D) time. In training its batch norm needs more than one token in the batch.
+    O(N C k^D) time. Batch norm of a single token, which has no variance, takes the running statistics in training, too.
 
     Args:
         dim: channels of a token.
@@ -42,7 +43,8 @@ class LocalConcentration(nn.Module):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         """Tokens (B, N, C) to tokens (B, N, C), row-major over the grid."""
         _check(x, grid, self.conv1)
-        return Mixer.to_tokens(self.conv2(self.bn(self.act(self.conv1(Mixer.to_map(x, grid))))))
+        y = self.act(self.conv1(Mixer.to_map(x, grid)))
+        return Mixer.to_tokens(self.conv2(batch_norm(y, self.bn)))
 
 
 class ConditionalPositions(nn.Module):

@@ -96,8 +96,12 @@ class Mixer(nn.Module):
 
     @staticmethod
     def to_map(x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        """Tokens (B, N, C) to a map (B, C, *grid)."""
-        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+        """Tokens (B, N, C) to a map (B, C, *grid) for a convolution.
+
+        A copy, for tokens seen as a map lie channels last: that is slower on a CPU, and in bfloat16 PyTorch 2.13 then
+        gives wrong gradients of a convolution's weight, with a stride or where the taps are more than a short axis.
+        """
+        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid).contiguous()
 
     @staticmethod
     def to_tokens(x: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.batch_norm import batch_norm
 from monai_ext.mixers.reduced import check_rate, per_axis
 from monai_ext.ops.reduced import reduced_attention
 
@@ -41,12 +40,8 @@ class ConvProjection(nn.Module):
         x = self.conv(x)
         if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(Mixer.to_tokens(x))
-        elif self.training and x.shape[0] * math.prod(x.shape[2:]) == 1:
-            # one value a channel has no variance: what is known from before serves
-            n = self.norm
-            x = Mixer.to_tokens(F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, eps=n.eps))
         else:
-            x = Mixer.to_tokens(self.norm(x))
+            x = Mixer.to_tokens(batch_norm(x, self.norm))
         return self.linear(x)
 
 
@@ -114,9 +109,7 @@ class CvTMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        # Tokens seen as a map lie channels last. That is slower on a CPU, and in bfloat16, with a stride and an axis of
-        # length 1, PyTorch 2.13 then gives wrong gradients of the convolution's weight.
-        x = self.to_map(x, grid).contiguous()
+        x = self.to_map(x, grid)
         q, k, v = (
             project(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.q, self.k, self.v)

@@ -75,7 +75,7 @@ class HistogramMixer(Mixer):
         self.refuse_bias(bias)
         self.check_grid(x, grid)
         half = self.dim // 2
-        x = self.to_map(x, grid)
+        x = x.transpose(1, 2).unflatten(2, grid)
         first, places = sort_axes(x[:, :half])
         x = torch.cat((first, x[:, half:]), 1)
         acc = torch.promote_types(x.dtype, torch.float32)

@@ -201,8 +201,7 @@ class HyenaNDMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        # contiguous, for PyTorch's bfloat16 gradient of a depthwise 3D weight is wrong for other strides on a CPU
-        u = self.to_map(self.qkv(x), grid).contiguous()
+        u = self.to_map(self.qkv(x), grid)
         if self.causal:
             u = F.pad(u, (self.short_kernel - 1, 0) * len(grid))
         q, k, v = self.short(u).chunk(3, dim=1)

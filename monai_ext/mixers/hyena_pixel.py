@@ -154,8 +154,7 @@ class HyenaPixelMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        # contiguous, for PyTorch's bfloat16 gradient of a depthwise 3D weight is wrong for other strides on a CPU
-        q, k, v = self.short(self.to_map(self.in_proj(x), grid).contiguous()).chunk(3, dim=1)
+        q, k, v = self.short(self.to_map(self.in_proj(x), grid)).chunk(3, dim=1)
         z = q * k
         if self.qk_norm is not None:
             z = self.qk_norm(z.movedim(1, -1)).movedim(-1, 1)

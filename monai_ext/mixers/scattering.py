@@ -137,12 +137,12 @@ class ScatteringMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        u = self.to_map(x, grid)
+        u = x.transpose(1, 2).unflatten(2, grid)  # not as for a convolution: the transform wants channels last
         if self.conv is None:
             y = self.scattering(u)
         else:
             first, second = u.chunk(2, dim=1)
-            y = torch.stack([self.conv(first), self.scattering(second).to(first.dtype)], dim=2).flatten(1, 2)
+            y = torch.stack([self.conv(first.contiguous()), self.scattering(second).to(first.dtype)], dim=2).flatten(1, 2)
         if torch.is_autocast_enabled(x.device.type):  # as a layer under autocast would
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return self.to_tokens(y)

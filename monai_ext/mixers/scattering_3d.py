@@ -47,7 +47,7 @@ class Scattering3DMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        y = self.scattering(self.to_map(x, grid))
+        y = self.scattering(x.transpose(1, 2).unflatten(2, grid))
         if torch.is_autocast_enabled(x.device.type):  # as a layer under autocast would
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return self.to_tokens(y)

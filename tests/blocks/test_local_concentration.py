@@ -75,6 +75,18 @@ def test_bf16_and_strides(cls: type[nn.Module], dims: int) -> None:
         assert (module(x, grid) - wanted).norm() <= 0.02 * wanted.norm()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_single_token(dims: int) -> None:
+    """It has no variance: the running statistics serve in training, too, and stay."""
+    module = LocalConcentration(4, dims)
+    module.bn.running_mean += 0.3
+    x = torch.randn(1, 1, 4)
+    out = module(x, (1,) * dims)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    torch.testing.assert_close(out, module.eval()(x, (1,) * dims))
+
+
 def test_names_of_the_authors() -> None:
     """Their weights load by name."""
     assert {key.split(".")[0] for key in LocalConcentration(4, 2).state_dict()} == {"conv1", "bn", "conv2"}
