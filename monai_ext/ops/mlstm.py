@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from monai_ext.ops.chunkwise import AHEAD, BACK, decayed_product, token_first, wide
+from monai_ext.ops.chunkwise import AHEAD, BACK, BLOCK, BLOCK_CPU, decayed_product, token_first, wide
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -152,7 +152,7 @@ class _MLSTM(torch.autograd.Function):
             def v_one(at: slice) -> torch.Tensor:
                 return _extended(v[:, :, at].to(acc), one)
 
-            step = max(1, 2**18 // size)
+            step = max(1, (BLOCK if q.is_cuda else BLOCK_CPU) // size)
             for at in (slice(start, start + step) for start in range(0, q.shape[2], step)):
                 d_d[:, :, at] = -(d_u(at) * out[:, :, at]).sum(-1, keepdim=True)
             # the product with the token's own operand is the gradient of the logarithm of its weights
