@@ -142,7 +142,8 @@ class ScatteringMixer(Mixer):
             y = self.scattering(u)
         else:
             first, second = u.chunk(2, dim=1)
-            y = torch.stack([self.conv(first.contiguous()), self.scattering(second).to(first.dtype)], dim=2).flatten(1, 2)
+            y = torch.stack([self.conv(first.contiguous()), self.scattering(second).to(first.dtype)], dim=2)
+            y = y.flatten(1, 2)
         if torch.is_autocast_enabled(x.device.type):  # as a layer under autocast would
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return self.to_tokens(y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 
@@ -41,9 +43,17 @@ def check_backend(backend: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"unknown backend {backend!r}; known ones: {', '.join(['auto', 'torch', *names])}.")
 
 
+@functools.cache
 def why_not_installed(module: str) -> str | None:
-    """A sentence where a module cannot be imported, else None."""
-    return None if importlib.util.find_spec(module) else f"the package {module} is not installed."
+    """A sentence where a module cannot be imported, else None; a package that is there may still fail to load."""
+    if importlib.util.find_spec(module) is None:
+        return f"the package {module} is not installed."
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # built for another PyTorch or CUDA: whatever it raises, plain PyTorch is there
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return f"the package {module} is installed but does not load: {reason.rstrip('.')}."
+    return None
 
 
 def why_not_cuda(x: torch.Tensor) -> str | None:

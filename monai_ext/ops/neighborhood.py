@@ -110,7 +110,7 @@ def why_not_natten(
     table: torch.Tensor | None,
 ) -> str | None:
     """Why the package cannot run a case, or None."""
-    if (reason := why_not_installed("natten") or why_not_cuda(q)) is not None:
+    if (reason := why_not_cuda(q) or why_not_installed("natten")) is not None:
         return reason
     if table is not None:
         return "it has no relative position bias."

@@ -17,6 +17,7 @@ from monai_ext.mixers import MIXERS, Mixer, build_mixer, mixer_options
 DIM, HEADS = 12, 3
 GRIDS = [(5, 3), (1, 7), (3, 2, 5), (1, 4, 1), (1, 1), (1, 1, 1)]
 ODD = {2: (5, 3), 3: (3, 1, 5)}
+LARGER = {2: (24, 20), 3: (8, 7, 6)}
 
 each_mixer = pytest.mark.parametrize("name", MIXERS)
 each_case = pytest.mark.parametrize(
@@ -107,18 +108,39 @@ def test_save_and_load(name: str, dims: int, tmp_path: Path) -> None:
 
 @each_case
 @pytest.mark.parametrize("how", ["module", "autocast"])
-def test_bf16(name: str, dims: int, how: str) -> None:
-    mixer, x = build(name, ODD[dims]), tokens(ODD[dims])
+@pytest.mark.parametrize("grids", [ODD, LARGER], ids=["odd", "larger"])
+def test_bf16(name: str, dims: int, grids: dict[int, tuple[int, ...]], how: str) -> None:
+    check_bf16(name, grids[dims], how, "cpu")
+
+
+@pytest.mark.gpu
+@each_case
+def test_cuda_gives_what_the_cpu_gives(name: str, dims: int) -> None:
+    """In float32, by whatever package ``backend="auto"`` finds; and bfloat16 is as close there."""
+    mixer, x = build(name, LARGER[dims]), tokens(LARGER[dims])
+    other = copy.deepcopy(mixer).cuda()
+    out, wanted = other(x.cuda(), LARGER[dims]), mixer(x, LARGER[dims])
+    torch.testing.assert_close(out.cpu(), wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+    wanted.sin().sum().backward()
+    out.sin().sum().backward()
+    largest = max(b.grad.norm() for b in mixer.parameters())
+    for (key, a), b in zip(other.named_parameters(), mixer.parameters()):
+        assert (a.grad.cpu() - b.grad).norm() <= 1e-2 * max(b.grad.norm(), 0.01 * largest), key
+    check_bf16(name, LARGER[dims], "autocast", "cuda")
+
+
+def check_bf16(name: str, grid: tuple[int, ...], how: str, device: str) -> None:
+    mixer, x = build(name, grid).to(device), tokens(grid).to(device)
     low = copy.deepcopy(mixer)
     if how == "module":
-        out = low.bfloat16()(x.bfloat16(), ODD[dims])
+        out = low.bfloat16()(x.bfloat16(), grid)
         # the same weights and tokens on both sides: where a mixer sorts, rounding these may change the order
         mixer, x = copy.deepcopy(low).float(), x.bfloat16().float()
     else:
-        with torch.autocast("cpu", torch.bfloat16):
-            out = low(x, ODD[dims])
+        with torch.autocast(device, torch.bfloat16):
+            out = low(x, grid)
     assert out.dtype == torch.bfloat16
-    wanted = mixer(x, ODD[dims])
+    wanted = mixer(x, grid)
     assert (out - wanted).norm() <= (0.02 if how == "autocast" else 0.05) * wanted.norm()
     wanted.square().sum().backward()
     out.float().square().sum().backward()
