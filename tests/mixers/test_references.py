@@ -6,6 +6,7 @@ mixer should, written from the definition and not from the fast code, and ``OPTI
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from types import ModuleType
@@ -67,11 +68,14 @@ def test_reference(name: str, options: dict[str, Any], grid: tuple[int, ...], tr
         assert (found[key] - value).norm() <= 1e-6 * size, key
 
 
-def lift(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """A parameter for 2D in the middle of one for 3D: a further axis at the end, or a further coordinate."""
+def lift(value: torch.Tensor, shape: torch.Size, causal: bool) -> torch.Tensor:
+    """A parameter for 2D in one for 3D: a further axis at the end, or a further coordinate.
+
+    Of that axis it takes the tap that meets the token itself: the middle one, of a causal mixer the last.
+    """
     out = torch.zeros(shape, dtype=value.dtype)
     if value.ndim < len(shape):
-        out[..., shape[-1] // 2] = value
+        out[..., -1 if causal else shape[-1] // 2] = value
     else:
         out[tuple(slice(size) for size in value.shape)] = value
     return out
@@ -90,7 +94,7 @@ def test_flat_volume_is_an_image(name: str, options: dict[str, Any]) -> None:
     """With a last axis of length 1 the 3D mixer computes what the 2D one does."""
     flat, solid = build(name, options, (5, 4)).eval(), build(name, options, (5, 4, 1)).eval()
     state = flat.state_dict()
-    place = getattr(of(name), "lift", lift)
+    place = getattr(of(name), "lift", functools.partial(lift, causal=solid.causal))
     solid.load_state_dict({key: place(state[key], value.shape) for key, value in solid.state_dict().items()})
     x = torch.randn(2, 20, flat.dim, dtype=torch.float64)
     torch.testing.assert_close(solid(x, (5, 4, 1)), flat(x, (5, 4)), rtol=1e-9, atol=1e-9)

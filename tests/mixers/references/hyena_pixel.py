@@ -13,8 +13,9 @@ OPTIONS = [
     {"kernel_size": 5, "norm": True},
     {"kernel_size": 7, "train_positions": False, "emb_dim": 4, "filter_order": 5, "short_kernel": 3},
 ]
-# where positions are no parameters, the features of a further last axis come first
-FLAT_OPTIONS = [o for o in OPTIONS if o.get("train_positions", True)]
+# where positions are no parameters, the features of a further last axis come first; the short kernel's default is
+# another in 3D
+FLAT_OPTIONS = [{"short_kernel": 5}, {"kernel_size": 5, "norm": True, "short_kernel": 3}]
 
 
 def lift(value, shape):
