@@ -6,7 +6,6 @@ R rows of the table of relative positions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -153,11 +152,14 @@ class _Block(NamedTuple):
     new_bias: bool
 
 
-def _blocks(n: int, h: int, groups: Groups, budget: float) -> list[_Block]:
-    """Rows of a window outside, windows inside, so that neighbours share a bias of bounded size."""
+def _blocks(n: int, h: int, groups: Groups, budget: int | None) -> list[_Block]:
+    """Rows of a window outside, windows inside, so that neighbours share a bias of bounded size.
+
+    Without a budget all windows of a kind are one block.
+    """
     rows = min(n, max(1, BIAS_BLOCK // (h * n)))
     windows = sum(count for count, _ in groups)
-    step = int(max(1, min(budget // (h * rows * n), windows)))
+    step = windows if budget is None else max(1, min(budget // (h * rows * n), windows))
     blocks: list[_Block] = []
     for top in range(0, n, rows):
         first = 0
@@ -192,7 +194,7 @@ def _forward(qkv, pad, table, code, index, inverse, groups: Groups, dropout_p: f
     b, _, c3 = qkv.shape
     n, h, acc = len(code), table.shape[1], torch.promote_types(qkv.dtype, torch.float32)
     # a fused call works in blocks of its own, and takes all windows of a kind at once
-    budget = _budget(qkv.device) if dropout_p else math.inf
+    budget = _budget(qkv.device) if dropout_p else None
     samples = []
     with torch.autocast(qkv.device.type, enabled=False):
         for sample in range(b):
