@@ -21,8 +21,17 @@ def check_image(x: torch.Tensor, in_channels: int, spatial_dims: int, network: s
         raise ValueError(f"{network} was built for in_channels={in_channels}, got {x.shape[1]} channels.")
 
 
+def is_unknown(size: Sequence[int]) -> bool:
+    """Whether an export leaves a size open: then nothing may be decided by it, and what serves any size runs."""
+    return any(isinstance(s, torch.SymInt) for s in size)
+
+
 def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:
     """Repeat the last values of each spatial axis until its length is a multiple."""
+    if is_unknown(x.shape[2:]):
+        sizes = x.shape[2:]
+        places = [torch.arange((s + m - 1) // m * m, device=x.device).clamp(max=s - 1) for s, m in zip(sizes, multiple)]
+        return x[(slice(None), slice(None), *torch.meshgrid(places, indexing="ij"))]
     pads: list[int] = []
     for size, m in zip(reversed(x.shape[2:]), reversed(tuple(multiple))):
         pads += [0, -size % m]
@@ -32,6 +41,8 @@ def pad_to_multiple(x: torch.Tensor, multiple: Sequence[int]) -> torch.Tensor:
 def crop_to(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """The leading part of the given spatial size."""
     for axis, s in enumerate(size, start=2):
-        if x.shape[axis] != s:
+        if is_unknown([s]):  # not a view, whose strides would tell whether something was cut
+            x = x.index_select(axis, torch.arange(s, device=x.device))
+        elif x.shape[axis] != s:
             x = x.narrow(axis, 0, s)
     return x

@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 
+from monai_ext.blocks.image_size import is_unknown
 from monai_ext.ops.instance_norm import instance_norm_leaky_relu
 
 
@@ -18,7 +19,7 @@ def _fits(block: UnetBasicBlock | UnetResBlock, x: torch.Tensor) -> bool:
         and act.negative_slope > 0
         and all(isinstance(n, (nn.InstanceNorm2d, nn.InstanceNorm3d)) for n in norms)
         and not any(n.affine or n.track_running_stats for n in norms)
-        and x[0, 0].numel() > 1
+        and (is_unknown(x.shape[2:]) or x[0, 0].numel() > 1)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,7 @@ import torch.nn as nn
 from monai.networks.layers import DropPath
 
 from monai_ext.blocks.block_options import PLAIN, BlockOptions
+from monai_ext.blocks.image_size import is_unknown
 from monai_ext.blocks.monai_weights import accept_monai_weights
 from monai_ext.blocks.positions import RelativePositionBias
 from monai_ext.blocks.windows import WindowPlan, from_windows, plan_windows, to_windows
@@ -115,6 +117,8 @@ class WindowMixerBlock(nn.Module):
         )
 
     def _plan(self, grid: tuple[int, ...], device: torch.device) -> WindowPlan:
+        if is_unknown(grid):
+            return plan_windows(grid, self.window_size, self.shift, device, not self.mixer.fixed_grid)
         grid = tuple(int(size) for size in grid)  # a trace has tensors for sizes
         key = (grid, device)
         plan, clip = self._plans.get(key), not self.mixer.fixed_grid
@@ -134,7 +138,7 @@ class WindowMixerBlock(nn.Module):
     def _mix(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         plan = self._plan(grid, x.device)
         b, _, c = x.shape
-        n = len(plan.index) // sum(count for count, _ in plan.groups)
+        n = math.prod(plan.window)
         if self.relative_position is not None and self.mixer.takes_windows:
             return self.mixer.mix_windows(x, grid, plan, self.relative_position.table, self.relative_position.code[:n])
         windows = to_windows(x, plan).view(b, -1, n, c)

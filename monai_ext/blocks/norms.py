@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from monai_ext.blocks.image_size import is_unknown
+
 
 class _OneVoxel:
     """One voxel has no spread: dividing by it would erase the map, and PyTorch refuses. It passes as it is."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if all(size == 1 for size in x.shape[2:]) else super().forward(x)
+        one = not is_unknown(x.shape[2:]) and all(size == 1 for size in x.shape[2:])
+        return x if one else super().forward(x)
 
 
 class AnySizeInstanceNorm2d(_OneVoxel, nn.InstanceNorm2d):

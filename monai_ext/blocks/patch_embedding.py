@@ -10,7 +10,7 @@ import torch.nn as nn
 from monai.networks.blocks.pos_embed_utils import build_fourier_position_embedding, build_sincos_position_embedding
 from monai.networks.layers import Conv
 
-from monai_ext.blocks.image_size import crop_to, pad_to_multiple
+from monai_ext.blocks.image_size import crop_to, is_unknown, pad_to_multiple
 from monai_ext.blocks.positions import resize_positions
 
 PROJECTIONS = ("conv", "perceptron")
@@ -103,7 +103,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Image (B, C, *size) to tokens (B, N, hidden_size) and their grid."""
-        if tuple(x.shape[2:]) == self.img_size:
+        if not is_unknown(x.shape[2:]) and tuple(x.shape[2:]) == self.img_size:
             x = crop_to(x, [g * p for g, p in zip(self.grid, self.patch_size)])
         else:
             x = pad_to_multiple(x, self.patch_size)

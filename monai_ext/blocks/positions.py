@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai_ext.blocks.image_size import is_unknown
 from monai_ext.ops.window_attention import grid_code, window_bias
 
 
@@ -17,7 +18,7 @@ def resize_positions(table: torch.Tensor, old: Sequence[int], new: Sequence[int]
     Returns:
         (1, prod(new), C); the table itself when the grids are equal
     """
-    if tuple(old) == tuple(new):
+    if not is_unknown(new) and tuple(old) == tuple(new):
         return table
     mode = {2: "bilinear", 3: "trilinear"}[len(old)]
     maps = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).reshape(1, -1, *old)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from monai_ext.blocks.image_size import is_unknown
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -23,7 +25,7 @@ class WindowPlan:
         inverse: (N) for every token its place in ``index``.
         padded: whether any place is padding.
         groups: for each kind of mask the number of its windows and their regions (n) that do not see each other, or
-            None.
+            None; where an export leaves the sizes open, all windows and the regions (W, n) of each.
     """
 
     window: tuple[int, ...]
@@ -35,7 +37,7 @@ class WindowPlan:
     @property
     def trivial(self) -> bool:
         """One window that is the whole grid: nothing to rearrange."""
-        return len(self.groups) == 1 and self.groups[0][0] == 1 and not self.padded
+        return not self.padded and len(self.groups) == 1 and self.groups[0][0] == 1
 
 
 def plan_windows(
@@ -44,16 +46,21 @@ def plan_windows(
     """Lay windows over a grid, padded at the end of each axis; shifted ones start half a window further (cyclic).
 
     An axis not longer than the window gets one window, and no shift. With ``clip`` that window has the axis' length;
-    without, the axis is padded to it, for mixers whose parameters belong to one grid.
+    without, the axis is padded to it, for mixers whose parameters belong to one grid. In an export that leaves the
+    sizes open, the grid must be larger than the window along each axis, and counts as padded.
     """
-    window = tuple(min(g, w) if clip else w for g, w in zip(grid, window_size))
-    counts = tuple(math.ceil(g / w) for g, w in zip(grid, window))
+    unknown = is_unknown(grid)
+    if unknown:
+        for g, w in zip(grid, window_size):
+            torch._check(g > w)
+    window = tuple(min(g, w) if clip and not unknown else w for g, w in zip(grid, window_size))
+    counts = tuple((g + w - 1) // w for g, w in zip(grid, window))
     # the shift is half of the asked window; along an axis that one window covers there is none
-    shifts = tuple(w // 2 if shift and g > w else 0 for g, w in zip(grid, window_size))
+    shifts = tuple(w // 2 if shift and (unknown or g > w) else 0 for g, w in zip(grid, window_size))
     n, total = math.prod(window), math.prod(grid)
 
     # per axis: (count, w) coordinates in the grid, out of range for padding
-    axes = [((torch.arange(c * w) + s) % (c * w)).view(c, w) for c, w, s in zip(counts, window, shifts)]
+    axes = [_turned(c * w, s).view(c, w) for c, w, s in zip(counts, window, shifts)]
     dims = len(grid)
     places = torch.zeros((*counts, *window), dtype=torch.long)
     outside = torch.zeros((*counts, *window), dtype=torch.bool)
@@ -63,6 +70,12 @@ def plan_windows(
         places = places * size + coordinate.view(shape)
         outside = outside | (coordinate >= size).view(shape)
     places = places.masked_fill(outside, total).view(-1, n)
+
+    if unknown:  # a kind may have a single window, and exports take a length of 1 for one that stays
+        regions = _all_regions(counts, window, shifts) if any(shifts) else None
+        regions = None if regions is None else regions.to(device)
+        index, groups = places.flatten(), ((math.prod(counts), regions),)
+        return WindowPlan(window, index.to(device), torch.argsort(index)[:total].to(device), True, groups)
 
     # a shifted axis cuts its last window in two regions that do not see each other
     shifted = [axis for axis in range(dims) if shifts[axis]]
@@ -77,10 +90,18 @@ def plan_windows(
         members = math.prod([1 if axis in cut else c - (axis in shifted) for axis, c in enumerate(counts)])
         groups.append((members, _regions(window, shifts, cut, device)))
     # sorting instead of searching: the shapes follow from the sizes alone, which compilers and exporters need
-    index = places[torch.argsort(last.flatten(), stable=True)].flatten()
+    count = places.shape[0]
+    order = last.flatten() * count + torch.arange(count)  # unique, as ONNX has no stable sort
+    index = places[torch.argsort(order)].flatten()
     inverse = torch.argsort(index)[:total]  # padding is the largest number
     padded = any(c * w > g for c, w, g in zip(counts, window, grid))
     return WindowPlan(window, index.to(device), inverse.to(device), padded, tuple(groups))
+
+
+def _turned(length: int, shift: int) -> torch.Tensor:
+    """``shift, …, length - 1, 0, …, shift - 1``."""
+    places = torch.arange(length) + shift
+    return torch.where(places >= length, places - length, places)
 
 
 def _regions(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], device: torch.device):
@@ -93,6 +114,18 @@ def _regions(window: Sequence[int], shifts: Sequence[int], cut: Sequence[int], d
         shape[axis] = window[axis]
         region = region * 2 + (torch.arange(window[axis]) >= window[axis] - shifts[axis]).long().view(shape)
     return region.flatten().to(device)
+
+
+def _all_regions(counts: Sequence[int], window: Sequence[int], shifts: Sequence[int]) -> torch.Tensor:
+    """The region of each token of each window (W, n)."""
+    dims, regions = len(window), torch.zeros((*counts, *window), dtype=torch.long)
+    for axis, (c, w, s) in enumerate(zip(counts, window, shifts)):
+        if s:
+            shape = [1] * (2 * dims)
+            shape[axis], shape[dims + axis] = c, w
+            last, beyond = torch.arange(c) == c - 1, torch.arange(w) >= w - s
+            regions = regions * 2 + (last[:, None] & beyond).long().view(shape)
+    return regions.view(-1, math.prod(window))
 
 
 def _rows(x: torch.Tensor, index: torch.Tensor, pad: bool) -> torch.Tensor:

@@ -94,6 +94,7 @@ class MixerSwin(nn.Module):
         if downsample not in PATCH_MERGING:
             raise ValueError(f"unknown downsample {downsample!r}; known ones: {', '.join(PATCH_MERGING)}.")
         self.in_channels, self.spatial_dims, self.normalize = in_channels, spatial_dims, normalize
+        self.feature_size = feature_size
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.patch_embed = PatchEmbed(
             self.patch_size, in_channels, feature_size, nn.LayerNorm if patch_norm else None, spatial_dims
@@ -152,16 +153,17 @@ class MixerSwin(nn.Module):
         """
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)
         x = self.pos_drop(self.patch_embed(x))
-        hidden_states = [self._normalized(x)]
-        for stage in self.stages:
+        hidden_states = [self._normalized(x, 0)]
+        for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
-            hidden_states.append(self._normalized(x))
+            hidden_states.append(self._normalized(x, number))
         if self.classification:
             tokens = self.norm(x.flatten(2).transpose(1, 2))
             return self.classification_head(tokens.mean(1)), hidden_states
         return hidden_states
 
-    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, x: torch.Tensor, level: int) -> torch.Tensor:
         if not self.normalize:
             return x
-        return F.layer_norm(x.movedim(1, -1), [x.shape[1]]).movedim(-1, 1)
+        # not the shape's channels, which a trace would take for something that varies
+        return F.layer_norm(x.movedim(1, x.ndim - 1), [self.feature_size << level]).movedim(x.ndim - 1, 1)

@@ -53,8 +53,8 @@ def _table_rows(table: torch.Tensor, code: torch.Tensor, rows: slice) -> torch.T
 
 
 def region_mask(region: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-    """The mask (rows, n) between tokens of different regions (n)."""
-    return torch.zeros((), device=region.device).where(region[rows, None] == region[None, :], MASKED)
+    """The mask (…, rows, n) between tokens of different regions (…, n)."""
+    return torch.zeros((), device=region.device).where(region[..., rows, None] == region[..., None, :], MASKED)
 
 
 def window_attention_plain(
@@ -107,7 +107,7 @@ def window_attention(
         index: (W n) for every place in a window its token, or N for padding.
         inverse: (N) for every token its place in ``index``.
         groups: for each kind of mask the number of its windows, which are neighbours in ``index``, and the regions
-            (n) of a window that do not see each other, or None.
+            (n) of a window that do not see each other, or None. In an export also (number, n): of each window.
         dropout_p: dropout of the attention weights. It applies whenever it is above 0.
 
     Returns:
@@ -116,6 +116,9 @@ def window_attention(
     Raises:
         ValueError: where the windows are not those of the index, or the heads do not divide the channels.
     """
+    # neither a trace nor an export can keep a Python function, and sizes may be open
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return _composite(qkv, pad, table, code, index, inverse, groups, dropout_p)
     n, windows = len(code), sum(count for count, _ in groups)
     if len(index) != windows * n or len(inverse) != qkv.shape[1]:
         raise ValueError(
@@ -125,8 +128,7 @@ def window_attention(
     if qkv.shape[2] % (3 * table.shape[1]):
         raise ValueError(f"{qkv.shape[2]} channels are not those of q, k and v in {table.shape[1]} heads.")
     wants = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (qkv, pad, table))
-    # a trace could not be saved with a Python function in it, and a compiled graph has no generator of its own
-    if torch.jit.is_tracing() or (dropout_p and torch.compiler.is_compiling()):
+    if dropout_p and torch.compiler.is_compiling():  # its graph has no generator of its own
         return window_attention_plain(qkv, pad, table, code, index, inverse, groups, dropout_p)
     seed = int(torch.randint(2**62, ())) if dropout_p else 0
     if wants:
@@ -134,6 +136,26 @@ def window_attention(
         counts = [count for count, _ in groups]
         return _WindowAttention.apply(qkv, pad, table, code, index, inverse, counts, dropout_p, seed, *regions)
     return _forward(qkv, pad, table, code, index, inverse, groups, dropout_p, seed)
+
+
+def _composite(qkv, pad, table, code, index, inverse, groups: Groups, dropout_p: float) -> torch.Tensor:
+    """One fused call for every kind of mask, of nothing but operators of PyTorch."""
+    b, _, c3 = qkv.shape
+    n, h, acc, parts = len(code), table.shape[1], torch.promote_types(qkv.dtype, torch.float32), []
+    with torch.autocast(qkv.device.type, enabled=False):
+        rows = qkv if pad is None else torch.cat([qkv, pad.to(qkv.dtype).expand(b, 1, c3)], 1)
+        windows = rows.index_select(1, index).view(b, -1, n, 3, h, c3 // (3 * h))
+        bias = window_bias(table.to(acc), code)
+        for group, (_, region) in zip(windows.split([count for count, _ in groups], 1), groups):
+            q, k, v = group.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind(0)
+            masked = bias.unsqueeze(0)
+            if region is not None:
+                mask = region_mask(region)
+                masked = masked + (mask if mask.ndim == 2 else mask.unsqueeze(1).repeat(b, 1, 1, 1))
+            masked = masked.to(q.dtype)
+            part = F.scaled_dot_product_attention(q, k, v, attn_mask=masked, dropout_p=dropout_p)
+            parts.append(part.transpose(1, 2).reshape(b, -1, c3 // 3))
+        return torch.cat(parts, 1).index_select(1, inverse)
 
 
 def _budget(device: torch.device) -> int:
@@ -158,18 +180,18 @@ def _blocks(n: int, h: int, groups: Groups, budget: int | None) -> list[_Block]:
     Without a budget all windows of a kind are one block.
     """
     rows = min(n, max(1, BIAS_BLOCK // (h * n)))
-    windows = sum(count for count, _ in groups)
-    step = windows if budget is None else max(1, min(budget // (h * rows * n), windows))
+    step = None if budget is None else max(1, budget // (h * rows * n))
     blocks: list[_Block] = []
     for top in range(0, n, rows):
-        first = 0
+        of_window, first, parts = slice(top, min(top + rows, n)), 0, []
         for count, region in groups:
-            for start in range(first, first + count, step):
-                stop = min(start + step, first + count)
-                of_window = slice(top, min(top + rows, n))
-                flags = start == 0, stop == windows, start == first
-                blocks.append(_Block(len(blocks), of_window, slice(start, stop), region, *flags))
+            starts = [first] if step is None else range(first, first + count, step)
+            for i, start in enumerate(starts):
+                stop = first + count if step is None else min(start + step, first + count)
+                parts.append((slice(start, stop), region, i == 0))
             first += count
+        for i, (at, region, new_bias) in enumerate(parts):
+            blocks.append(_Block(len(blocks), of_window, at, region, i == 0, i == len(parts) - 1, new_bias))
     return blocks
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import itertools
 import pickle
 from pathlib import Path
@@ -186,34 +185,6 @@ def test_training_after_inference_mode(network: str) -> None:
     with torch.inference_mode():
         net(x)
     run(net, x).sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("network", "mixer"),
-    [("vit_class", "softmax"), ("unetr_4", "softmax"), ("swin", "seqnorm"), ("swin_unetr_v2", "softmax")],
-)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@torch.no_grad()
-def test_traces(network: str, mixer: str) -> None:
-    net, x, buffer = build(network, mixer).eval(), image(), io.BytesIO()
-    torch.jit.save(torch.jit.trace(net, torch.zeros_like(x), check_trace=False), buffer)
-    buffer.seek(0)
-    torch.testing.assert_close(run(torch.jit.load(buffer), x), run(net, x))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ["vit", "swin_unetr_v1"])
-@pytest.mark.parametrize("mixer", ["softmax", "seqnorm"])
-def test_compiles_whole_and_exports(network: str, mixer: str) -> None:
-    options = {"depths": (2,), "num_heads": (2,)} if network.startswith("swin") else {}
-    net, x = build(network, mixer, **options).eval(), image((11, 14))
-    torch._dynamo.reset()
-    compiled = run(torch.compile(net, fullgraph=True, backend="aot_eager"), x)
-    exported = run(torch.export.export(net, (torch.zeros_like(x),)).module(), x)
-    wanted = run(net, x)  # the network itself is none the worse
-    wanted.sum().backward()
-    torch.testing.assert_close(compiled, wanted)
-    torch.testing.assert_close(exported, wanted)
 
 
 @pytest.mark.parametrize(
