@@ -17,7 +17,7 @@ MASKED = -100.0  # the score that Swin and MONAI add between regions that are no
 # Scores of a block that is worked on at a time, and of the part of the bias that they share: what bounds the working
 # memory. A CPU is fastest where a block fits its cache.
 BLOCK_CPU, BLOCK = 2**19, 2**26
-BIAS_BLOCK = 2**24
+BIAS_BLOCK_CPU, BIAS_BLOCK = 2**20, 2**24
 
 Groups = Sequence[tuple[int, torch.Tensor | None]]
 
@@ -162,6 +162,10 @@ def _budget(device: torch.device) -> int:
     return BLOCK_CPU if device.type == "cpu" and not torch.compiler.is_compiling() else BLOCK
 
 
+def _bias_budget(device: torch.device) -> int:
+    return BIAS_BLOCK_CPU if device.type == "cpu" and not torch.compiler.is_compiling() else BIAS_BLOCK
+
+
 class _Block(NamedTuple):
     """Scores that are worked on at a time: some queries of some windows of one kind."""
 
@@ -174,12 +178,12 @@ class _Block(NamedTuple):
     new_bias: bool
 
 
-def _blocks(n: int, h: int, groups: Groups, budget: int | None) -> list[_Block]:
+def _blocks(n: int, h: int, groups: Groups, budget: int | None, bias_budget: int) -> list[_Block]:
     """Rows of a window outside, windows inside, so that neighbours share a bias of bounded size.
 
     Without a budget all windows of a kind are one block.
     """
-    rows = min(n, max(1, BIAS_BLOCK // (h * n)))
+    rows = min(n, max(1, bias_budget // (h * n)))
     step = None if budget is None else max(1, budget // (h * rows * n))
     blocks: list[_Block] = []
     for top in range(0, n, rows):
@@ -222,7 +226,7 @@ def _forward(qkv, pad, table, code, index, inverse, groups: Groups, dropout_p: f
         for sample in range(b):
             q, k, v = _windows(qkv[sample], pad, index, n, h)
             out = torch.empty(q.shape[0], n, h, q.shape[-1], dtype=qkv.dtype, device=qkv.device)
-            for number, rows, at, region, _, _, new_bias in _blocks(n, h, groups, budget):
+            for number, rows, at, region, _, _, new_bias in _blocks(n, h, groups, budget, _bias_budget(qkv.device)):
                 if new_bias:
                     bias = window_bias(table.to(acc), code, rows)
                     bias = bias if region is None else bias + region_mask(region, rows)
@@ -264,12 +268,14 @@ class _WindowAttention(torch.autograd.Function):
                 if pad is not None:
                     g = torch.cat([g, g.new_zeros(1, g.shape[1])])
                 g = g.index_select(0, index).view(-1, n, h, q.shape[-1]).transpose(1, 2)
-                many = n * n * h > BIAS_BLOCK  # then a window's keys get gradients from several blocks of queries
+                many = n * n * h > _bias_budget(
+                    qkv.device
+                )  # then a window's keys get gradients from several blocks of queries
                 make = torch.zeros if many else torch.empty
                 d_windows = make(len(q), n, 3, h, q.shape[-1], dtype=qkv.dtype, device=qkv.device)
                 d_q, d_k, d_v = d_windows.permute(2, 0, 3, 1, 4)
                 scale = q.shape[-1] ** -0.5
-                for block in _blocks(n, h, groups, _budget(qkv.device)):
+                for block in _blocks(n, h, groups, _budget(qkv.device), _bias_budget(qkv.device)):
                     number, rows, at, region, new_rows, last_of_rows, new_bias = block
                     if new_rows:
                         bias = window_bias(table.to(acc), code, rows)

@@ -46,7 +46,7 @@ def case(grid: tuple[int, ...], window: tuple[int, ...], shift: bool, dtype: tor
 @pytest.mark.parametrize("bias_block", [1, 40, 2**24], ids=["one_row", "few_rows", "all_rows"])
 def test_same_as_the_definition(monkeypatch, grid, window, shift, block, bias_block) -> None:
     monkeypatch.setattr(op, "BLOCK_CPU", block)
-    monkeypatch.setattr(op, "BIAS_BLOCK", bias_block)
+    monkeypatch.setattr(op, "BIAS_BLOCK_CPU", bias_block)
     inputs, with_plan = case(grid, window, shift)
     assert_same(with_plan(window_attention), with_plan(window_attention_plain), inputs)
     with torch.no_grad():  # the fused calls
