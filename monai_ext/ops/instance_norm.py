@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# Voxels that are worked on at a time: what bounds the working memory. A CPU is fastest where they fit its cache.
-BLOCK_CPU, BLOCK = 2**18, 2**26
+# Voxels that are worked on at a time: what bounds the working memory. A CPU is fastest where they fit its cache; but
+# its kernels give whole maps to threads, so there is one for each thread, up to a number.
+BLOCK_CPU, BLOCK = 2**19, 2**26
+MAPS_CPU = 8
 
 
 def normalized(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -84,36 +86,50 @@ def _composite(x, residual, normalize_residual: bool, eps: float, slope: float) 
 def _blocks(x: torch.Tensor) -> list[slice]:
     """Slices of maps (B C) that hold about ``BLOCK`` voxels."""
     maps, voxels = x.shape[0] * x.shape[1], x[0, 0].numel()
-    small = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    step = min(maps, max(1, (BLOCK_CPU if small else BLOCK) // voxels))
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = max(BLOCK_CPU // voxels, min(torch.get_num_threads(), MAPS_CPU))
+    else:
+        step = max(BLOCK // voxels, 1)
+    step = min(step, maps)
     return [slice(start, min(start + step, maps)) for start in range(0, maps, step)]
 
 
+def _maps(x: torch.Tensor) -> torch.Tensor:
+    """Each map a channel of one image (1, B C, V): instance norms are batch norms then, which have kernels."""
+    return x.reshape(1, x.shape[0] * x.shape[1], -1)
+
+
 def _standardized(x: torch.Tensor, acc: torch.dtype, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    x = x.to(acc)
-    var, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-    scale = torch.rsqrt(var + eps)
-    return (x - mean).mul_(scale), mean, scale
+    """Maps of mean 0 and variance 1; the means, and the factors, of each map."""
+    return torch.native_batch_norm(x.to(acc), None, None, None, None, True, 0.0, eps)
+
+
+def _standardized_backward(grad: torch.Tensor, z: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """From the gradient of the standardised maps z to that of the maps: ``scale (g - mean g - z mean(g z))``."""
+    mean, one = torch.zeros_like(scale), torch.ones_like(scale)  # those of z
+    arguments = grad, z, scale, None, None, mean, one, True, 0.0, [True, False, False]
+    return torch.ops.aten.native_batch_norm_backward(*arguments)[0]
 
 
 def _forward(x, residual, normalize_residual: bool, eps: float, slope: float) -> tuple[torch.Tensor, ...]:
+    """The output; of each map the factor, and the residual's mean and factor if it has a norm (1 or 3, B C)."""
     acc = torch.promote_types(x.dtype, torch.float32)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    rows, flat = x.reshape(-1, x[0, 0].numel()), out.view(-1, x[0, 0].numel())
-    others = None if residual is None else residual.reshape(rows.shape)
+    maps, flat = _maps(x), _maps(out)
+    others = None if residual is None else _maps(residual)
     statistics = []
     for at in _blocks(x):
-        z, mean, scale = _standardized(rows[at], acc, eps)
+        z, _, scale = _standardized(maps[:, at], acc, eps)
         kept = [scale]
         if others is not None and normalize_residual:
-            r, mean, r_scale = _standardized(others[at], acc, eps)
+            r, mean, r_scale = _standardized(others[:, at], acc, eps)
             z += r
             kept += [mean, r_scale]
         elif others is not None:
-            z += others[at]
-        flat[at] = F.leaky_relu_(z, slope)
-        statistics.append(torch.cat(kept, 1))
-    return out, torch.cat(statistics)
+            z += others[:, at]
+        flat[:, at] = F.leaky_relu_(z, slope)
+        statistics.append(torch.stack(kept))
+    return out, torch.cat(statistics, 1)
 
 
 class _InstanceNorm(torch.autograd.Function):
@@ -134,28 +150,20 @@ class _InstanceNorm(torch.autograd.Function):
         normalize_residual, slope = ctx.options
         acc = torch.promote_types(out.dtype, torch.float32)
         d_x = torch.empty_like(out)
-        shape = (-1, out[0, 0].numel())
         d_residual = None if residual is None else torch.empty_like(out, dtype=residual.dtype)
-        grads, rows, d_rows = grad.reshape(shape), out.view(shape), d_x.view(shape)
+        grads, maps, d_maps = _maps(grad), _maps(out), _maps(d_x)
         for at in _blocks(out):
-            scale = statistics[at, :1]
-            y = rows[at].to(acc)
-            d_z = torch.where(y < 0, grads[at] * slope, grads[at]).to(acc)
+            y = maps[:, at].to(acc)
+            d_z = torch.ops.aten.leaky_relu_backward(grads[:, at].to(acc), y, slope, True)
             z = F.leaky_relu(y, 1 / slope)
             if residual is not None:
-                r = residual.reshape(shape)[at].to(acc)
-                d_r = d_residual.view(shape)
+                r, d_r = _maps(residual)[:, at].to(acc), _maps(d_residual)
                 if normalize_residual:
-                    r = (r - statistics[at, 1:2]).mul_(statistics[at, 2:])
-                    d_r[at] = _standardized_backward(d_z, r, statistics[at, 2:])
+                    mean, scale = statistics[1:, at].unsqueeze(-1)
+                    r = (r - mean).mul_(scale)
+                    d_r[:, at] = _standardized_backward(d_z, r, statistics[2, at])
                 else:
-                    d_r[at] = d_z
+                    d_r[:, at] = d_z
                 z -= r
-            d_rows[at] = _standardized_backward(d_z, z, scale)
+            d_maps[:, at] = _standardized_backward(d_z, z, statistics[0, at])
         return d_x, d_residual, None, None, None
-
-
-def _standardized_backward(grad: torch.Tensor, z: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """From the gradient of the standardised maps z to that of the maps."""
-    slope = (grad * z).mean(1, keepdim=True)
-    return torch.addcmul(grad - grad.mean(1, keepdim=True), z, slope, value=-1).mul_(scale)
