@@ -18,6 +18,8 @@ MASKED = -100.0  # the score that Swin and MONAI add between regions that are no
 # memory. A CPU is fastest where a block fits its cache.
 BLOCK_CPU, BLOCK = 2**19, 2**26
 BIAS_BLOCK_CPU, BIAS_BLOCK = 2**20, 2**24
+# Heads with fewer channels are slow in a CPU's fused attention, and in products whose result is that narrow.
+NARROW = 16
 
 Groups = Sequence[tuple[int, torch.Tensor | None]]
 
@@ -45,7 +47,7 @@ def window_bias(table: torch.Tensor, code: torch.Tensor, rows: slice = slice(Non
         rows: queries that are wanted.
     """
     index = _table_rows(table, code, rows)
-    return table.index_select(0, index.flatten()).view(*index.shape, -1).permute(2, 0, 1)
+    return table.t().index_select(1, index.flatten()).view(-1, *index.shape)
 
 
 def _table_rows(table: torch.Tensor, code: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -96,8 +98,9 @@ def window_attention(
     The projections come in and go out in the order of the grid; windows are gathered sample by sample, padding
     included, and no mask or bias of the size of all windows exists. Neither scores nor weights are kept: the backward
     makes them anew, block by block, from the projections, which are all it keeps; so memory is linear in N whatever
-    the window. Where no gradient is wanted it is one fused call for every kind of mask. Softmax and sums are in
-    float32 at least, also under autocast. Not twice differentiable.
+    the window. The forward is one fused call for every kind of mask; on a CPU with less than ``NARROW`` channels a
+    head, or with dropout, it works in blocks, too. Softmax and sums are in float32 at least, also under autocast. Not
+    twice differentiable.
 
     Args:
         qkv: queries, keys and values of the tokens (B, N, 3C).
@@ -166,6 +169,15 @@ def _bias_budget(device: torch.device) -> int:
     return BIAS_BLOCK_CPU if device.type == "cpu" and not torch.compiler.is_compiling() else BIAS_BLOCK
 
 
+def _is_narrow(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.shape[-1] < NARROW and not torch.compiler.is_compiling()
+
+
+def _times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``a @ b`` (…, n, D), as a view of its transpose where that is faster."""
+    return (b.mT @ a.mT).mT if _is_narrow(b) else a @ b
+
+
 class _Block(NamedTuple):
     """Scores that are worked on at a time: some queries of some windows of one kind."""
 
@@ -212,31 +224,33 @@ def _dropped(shape: torch.Size, p: float, seed: int, block: int, like: torch.Ten
 
 
 def _weights(q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).to(bias.dtype)
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.mT).to(bias.dtype)
     return scores.add_(bias).softmax(-1)
 
 
 def _forward(qkv, pad, table, code, index, inverse, groups: Groups, dropout_p: float, seed: int) -> torch.Tensor:
     b, _, c3 = qkv.shape
     n, h, acc = len(code), table.shape[1], torch.promote_types(qkv.dtype, torch.float32)
-    # a fused call works in blocks of its own, and takes all windows of a kind at once
-    budget = _budget(qkv.device) if dropout_p else None
     samples = []
     with torch.autocast(qkv.device.type, enabled=False):
         for sample in range(b):
             q, k, v = _windows(qkv[sample], pad, index, n, h)
             out = torch.empty(q.shape[0], n, h, q.shape[-1], dtype=qkv.dtype, device=qkv.device)
+            # a fused call works in blocks of its own, and takes all windows of a kind at once
+            fused = not dropout_p and not _is_narrow(q)
+            budget = None if fused else _budget(qkv.device)
             for number, rows, at, region, _, _, new_bias in _blocks(n, h, groups, budget, _bias_budget(qkv.device)):
                 if new_bias:
                     bias = window_bias(table.to(acc), code, rows)
                     bias = bias if region is None else bias + region_mask(region, rows)
-                if dropout_p:
-                    weights = _weights(q[at, :, rows], k[at], bias)
-                    weights = weights * _dropped(weights.shape, dropout_p, seed, sample * 2**24 + number, weights)
-                    part = weights.to(v.dtype) @ v[at]
-                else:
+                if fused:
                     mask = bias.to(q.dtype).unsqueeze(0)
                     part = F.scaled_dot_product_attention(q[at, :, rows], k[at], v[at], attn_mask=mask)
+                else:
+                    weights = _weights(q[at, :, rows], k[at], bias)
+                    if dropout_p:
+                        weights = weights * _dropped(weights.shape, dropout_p, seed, sample * 2**24 + number, weights)
+                    part = _times(weights.to(v.dtype), v[at])
                 out[at, rows] = part.transpose(1, 2)
             samples.append(out.view(-1, c3 // 3).index_select(0, inverse))
     return torch.stack(samples) if b > 1 else samples[0].unsqueeze(0)
@@ -260,7 +274,7 @@ class _WindowAttention(torch.autograd.Function):
         n, h, acc = len(code), table.shape[1], torch.promote_types(qkv.dtype, torch.float32)
         d_qkv = torch.empty_like(qkv)
         d_pad = None if pad is None else torch.zeros_like(pad, dtype=acc)
-        d_table = torch.zeros_like(table, dtype=acc)
+        d_table = torch.zeros(table.t().shape, dtype=acc, device=table.device)
         with torch.autocast(qkv.device.type, enabled=False):
             for sample in range(len(qkv)):
                 q, k, v = _windows(qkv[sample], pad, index, n, h)
@@ -268,9 +282,8 @@ class _WindowAttention(torch.autograd.Function):
                 if pad is not None:
                     g = torch.cat([g, g.new_zeros(1, g.shape[1])])
                 g = g.index_select(0, index).view(-1, n, h, q.shape[-1]).transpose(1, 2)
-                many = n * n * h > _bias_budget(
-                    qkv.device
-                )  # then a window's keys get gradients from several blocks of queries
+                # then the keys of a window get gradients from several blocks of queries
+                many = n * n * h > _bias_budget(qkv.device)
                 make = torch.zeros if many else torch.empty
                 d_windows = make(len(q), n, 3, h, q.shape[-1], dtype=qkv.dtype, device=qkv.device)
                 d_q, d_k, d_v = d_windows.permute(2, 0, 3, 1, 4)
@@ -284,19 +297,19 @@ class _WindowAttention(torch.autograd.Function):
                         masked = bias if region is None else bias + region_mask(region, rows)
                     weights = _weights(q[at, :, rows], k[at], masked)
                     part = g[at, :, rows]
-                    d_weights = (part @ v[at].transpose(-2, -1)).to(acc)
+                    d_weights = (part @ v[at].mT).to(acc)
                     if dropout_p:
                         drop = _dropped(weights.shape, dropout_p, seed, sample * 2**24 + number, weights)
                         d_weights = d_weights * drop
                         dropped = (weights * drop).to(qkv.dtype)
                     else:
                         dropped = weights.to(qkv.dtype)
-                    d_v_part = dropped.transpose(-2, -1) @ part
+                    d_v_part = _times(dropped.mT, part)
                     d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-                    d_bias = d_bias.add_(d_scores.sum(0))
+                    d_bias += d_scores.sum(0) if len(d_scores) > 1 else d_scores[0]
                     d_scores = d_scores.to(qkv.dtype)
-                    d_q[at, :, rows] = (d_scores @ k[at]).mul_(scale)
-                    d_k_part = (d_scores.transpose(-2, -1) @ q[at, :, rows]).mul_(scale)
+                    d_q[at, :, rows] = _times(d_scores, k[at]).mul_(scale)
+                    d_k_part = _times(d_scores.mT, q[at, :, rows]).mul_(scale)
                     if many:
                         d_k[at] += d_k_part
                         d_v[at] += d_v_part
@@ -304,10 +317,10 @@ class _WindowAttention(torch.autograd.Function):
                         d_k[at], d_v[at] = d_k_part, d_v_part
                     if last_of_rows:
                         places = _table_rows(table, code, rows).flatten()
-                        d_table.index_add_(0, places, d_bias.permute(1, 2, 0).reshape(len(places), -1))
+                        d_table.index_add_(1, places, d_bias.view(h, -1))
                 d_rows = d_windows.view(-1, qkv.shape[2])
                 d_qkv[sample] = d_rows.index_select(0, inverse)
                 if d_pad is not None:
                     d_pad += (index == qkv.shape[1]).to(qkv.dtype) @ d_rows
         d_pad = None if d_pad is None else d_pad.to(pad.dtype)
-        return d_qkv, d_pad, d_table.to(table.dtype), *[None] * (6 + len(regions))
+        return d_qkv, d_pad, d_table.t().to(table.dtype), *[None] * (6 + len(regions))
