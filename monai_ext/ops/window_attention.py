@@ -224,6 +224,8 @@ def _dropped(shape: torch.Size, p: float, seed: int, block: int, like: torch.Ten
 
 
 def _weights(q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    if len(q) == 1 and q.dtype == bias.dtype:  # one pass over the scores fewer
+        return torch.baddbmm(bias, q[0], k[0].mT, alpha=q.shape[-1] ** -0.5).softmax(-1).unsqueeze(0)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.mT).to(bias.dtype)
     return scores.add_(bias).softmax(-1)
 

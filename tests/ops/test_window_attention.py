@@ -44,12 +44,14 @@ def case(grid: tuple[int, ...], window: tuple[int, ...], shift: bool, dtype: tor
 @each_shift
 @pytest.mark.parametrize("block", [1, 50, 2**20], ids=["one_window", "few_windows", "all"])
 @pytest.mark.parametrize("bias_block", [1, 40, 2**24], ids=["one_row", "few_rows", "all_rows"])
-def test_same_as_the_definition(monkeypatch, grid, window, shift, block, bias_block) -> None:
+@pytest.mark.parametrize("narrow", [1, 16], ids=["fused", "narrow_heads"])
+def test_same_as_the_definition(monkeypatch, grid, window, shift, block, bias_block, narrow) -> None:
+    monkeypatch.setattr(op, "NARROW", narrow)
     monkeypatch.setattr(op, "BLOCK_CPU", block)
     monkeypatch.setattr(op, "BIAS_BLOCK_CPU", bias_block)
     inputs, with_plan = case(grid, window, shift)
     assert_same(with_plan(window_attention), with_plan(window_attention_plain), inputs)
-    with torch.no_grad():  # the fused calls
+    with torch.no_grad():
         torch.testing.assert_close(with_plan(window_attention)(*inputs), with_plan(window_attention_plain)(*inputs))
 
 
