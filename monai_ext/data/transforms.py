@@ -260,7 +260,7 @@ class CheckVolumed(MapTransform):
             )
         if not (isinstance(first, MetaTensor) and isinstance(second, MetaTensor)):
             return
-        distance = _corner_distance(np.asarray(first.affine), np.asarray(second.affine), shapes[0])
+        distance = corner_distance(np.asarray(first.affine), np.asarray(second.affine), shapes[0])
         if distance > self.grid_tolerance:
             raise ValueError(
                 f"{first_name} and {second_name} lie at different places: their grids' corners are up to "
@@ -269,7 +269,7 @@ class CheckVolumed(MapTransform):
             )
 
 
-def _corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
+def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
     """The largest distance between the corners of two grids, in voxels of the finer axis."""
     rank = min(first.shape[0] - 1, len(shape))
     corners = np.asarray(list(itertools.product(*[(0, size - 1) for size in shape[:rank]])), dtype=float)
