@@ -124,11 +124,11 @@ def _grown(
         angle += turn * 0.5 + bend * _STEP
         place = place + _STEP * np.array([np.cos(angle), np.sin(angle)])
         at += _STEP
-        if at > next_branch and thick > 1.3:
+        if at > next_branch and thick > 1.6:
             way = rng.choice((-1, 1)) * np.deg2rad(rng.uniform(25, 62))
             children.append((place, angle + way, thick * rng.uniform(0.38, 0.78), artery, 0.0))
             angle -= 0.15 * way
-            next_branch = at + rng.uniform(50, 170)
+            next_branch = at + rng.uniform(70, 210)
     dark = rng.uniform(0.32, 0.5) if artery else rng.uniform(0.42, 0.62)
     return Vessel(np.array(points).reshape(-1, 2), np.array(radii), dark, artery), children
 
@@ -138,7 +138,8 @@ def _stamped(vessels: list[Vessel], shape: tuple[int, int], scale: float) -> tup
     shade, reflex = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     mask = np.zeros(shape, bool)
     for vessel in vessels:
-        for (x, y), radius in zip(vessel.points * scale, vessel.radii * scale):
+        stride = _stride(scale)
+        for (x, y), radius in zip(vessel.points[::stride] * scale, vessel.radii[::stride] * scale):
             window, distance = _window(x, y, radius + 1.5, shape)
             if distance is None:
                 continue
@@ -157,19 +158,25 @@ def _second_observer(
     rng: np.random.Generator, vessels: list[Vessel], shape: tuple[int, int], scale: float
 ) -> np.ndarray:
     """Another hand: thicker or thinner on the whole, some twigs left out, others cut short."""
-    hand = rng.uniform(-0.7, 0.5)
+    hand = rng.uniform(-0.5, 0.6)
     mask = np.zeros(shape, bool)
     for vessel in vessels:
         if len(vessel.radii) == 0 or (vessel.radii[0] < 2.4 and rng.random() < 0.4):
             continue
         last = round(len(vessel.radii) * rng.uniform(0.75, 1.0))
         shift = rng.normal(0, 0.6, 2)
-        for (x, y), radius in zip((vessel.points[:last] + shift) * scale, vessel.radii[:last]):
+        stride = _stride(scale)
+        for (x, y), radius in zip((vessel.points[:last:stride] + shift) * scale, vessel.radii[:last:stride]):
             drawn = max((radius + hand + 0.12 * rng.standard_normal()) * scale, 0.5)
             window, distance = _window(x, y, drawn + 1, shape)
             if distance is not None:
                 mask[window] |= distance <= drawn
     return mask
+
+
+def _stride(scale: float) -> int:
+    """In a small picture some of the points are enough."""
+    return max(1, int(0.6 / scale))
 
 
 def _window(x: float, y: float, reach: float, shape: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray | None]:
@@ -188,7 +195,7 @@ def _ground(
 ) -> np.ndarray:
     """The ground without vessels: uneven light, dark and bright spots and streaks that are none."""
     shape = x.shape
-    colour = np.array([rng.uniform(135, 245), rng.uniform(55, 82), rng.uniform(7, 14)])
+    colour = np.array([rng.uniform(135, 245), rng.uniform(52, 72), rng.uniform(7, 13)])
     light = 1 + 0.17 * _smooth(rng, shape, 170 * scale) + 0.06 * _smooth(rng, shape, 45 * scale)
     away = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / reach**2
     light *= 1.06 - rng.uniform(0.12, 0.35) * away
@@ -199,8 +206,8 @@ def _ground(
     angle = rng.uniform(0, np.pi)
     for turn in (0.0, rng.uniform(0.6, 1.2)):
         along = np.cos(angle + turn) * x + np.sin(angle + turn) * y
-        wave = np.sin(along / rng.uniform(4, 8) + 5 * _smooth(rng, shape, 60 * scale))
-        ground *= 1 - (0.05 * np.clip(wave * _smooth(rng, shape, 40 * scale), 0, 2))[..., None]
+        wave = np.sin(along / rng.uniform(4, 8) + 4 * _smooth(rng, shape, 30 * scale))
+        ground *= 1 - (0.03 * np.clip(wave * _smooth(rng, shape, 40 * scale), 0, 2))[..., None]
     return ground
 
 

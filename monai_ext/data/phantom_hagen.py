@@ -22,7 +22,7 @@ def draw_exposures(rng: np.random.Generator, case: str, size: int) -> tuple[np.n
     structure = case.split("-")[0]
     fine = 0.5 if "20x" in case else 1.0  # the lens of 20x shows four times the area
     scene = _SCENES[structure](rng, size, fine)
-    scene = gaussian_filter(scene, rng.uniform(0.8, 1.2))
+    scene = gaussian_filter(np.clip(scene, 0, None), rng.uniform(0.8, 1.2))
     if "confocal" not in case:  # light from above and below the plane of focus
         scene = scene + 0.35 * gaussian_filter(scene, 9)
     scene = scene / np.quantile(scene, 0.999) + rng.uniform(0.02, 0.06)
