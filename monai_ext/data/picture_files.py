@@ -19,15 +19,18 @@ _ORIENTATION = 0x0112  # of TIFF and EXIF
 def picture_bytes(pages: list[np.ndarray], orientation: int = 1, suffix: str = ".png") -> bytes:
     """A picture file of upright pages, each [W, H] or [W, H, 3], turned back to the rows that `orientation` means.
 
+    One page in colours of more than 8 bits is left upright: nothing reads it turned.
+
     Args:
         pages: one page, or several for `.tif`, all uint8, uint16, int32 or float32.
         orientation: EXIF's number, which goes into the file.
         suffix: `.png` or `.tif`.
     """
-    rows = [np.ascontiguousarray(_turned(np.swapaxes(page, 0, 1), orientation)) for page in pages]
+    rows = [np.ascontiguousarray(np.swapaxes(page, 0, 1)) for page in pages]
     if rows[0].ndim == 3 and rows[0].dtype != np.uint8:
-        assert len(rows) == 1 and orientation == 1  # nothing else is read
+        assert len(rows) == 1
         return _by_itk(rows[0], suffix)
+    rows = [np.ascontiguousarray(_turned(page, orientation)) for page in rows]
     options: dict[str, Any] = {}
     if orientation != 1:
         options["exif"] = Image.Exif()

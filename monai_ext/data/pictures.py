@@ -26,6 +26,7 @@ _REDUCED = 0x00FE  # of TIFF: bit 0 marks a page that is a smaller copy of anoth
 _WIDTH, _HEIGHT = 0x0100, 0x0101
 _BITS = 0x0102  # of TIFF: bits of each channel
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_COLOUR_MODES = ("RGB", "RGBA", "LA", "RGBX", "CMYK")
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF")
 
 
@@ -103,7 +104,7 @@ def read_picture(path: str | os.PathLike, labels: bool = False) -> tuple[np.ndar
             image = _opened(path, io.BytesIO(raw))
         with image:
             info = _info(image, path)
-            if _is_deep_colour(image):
+            if info.dtype != np.uint8 and info.mode in _COLOUR_MODES:
                 return _read_by_itk(path, info)
             pages = [_pixels(page, labels) for page in _pages(image)]
     if len({(page.shape, page.dtype) for page in pages}) > 1:
@@ -123,7 +124,8 @@ def _plain_errors() -> Iterator[None]:
     except (PictureError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise ValueError(f"{error}".strip() or type(error).__name__) from error
+        lines = f"{error}".strip().splitlines() or [type(error).__name__]
+        raise ValueError(lines[-1].removeprefix("sitk::ERROR: ")) from error  # ITK's last line says what is wrong
 
 
 def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image | None:
@@ -142,6 +144,7 @@ def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image | None:
 
 
 def _info(image: Image.Image, path: Path) -> Picture:
+    deep = _is_deep_colour(image)  # before EXIF is asked for, which makes Pillow load a PNG and forget this
     pages = sum(1 for _ in _pages(image))
     if pages == 0:
         raise PictureError(f"{path} holds nothing but reduced copies of a picture; save the picture itself.")
@@ -154,7 +157,7 @@ def _info(image: Image.Image, path: Path) -> Picture:
         dtype = np.float32
     elif image.mode == "I" and image.format != "PNG":
         dtype = np.int32
-    elif image.mode in _DEEP_MODES or _is_deep_colour(image):
+    elif image.mode in _DEEP_MODES or deep:
         dtype = np.uint16
     else:
         dtype = np.uint8
@@ -206,7 +209,7 @@ def _palette_values(image: Image.Image, labels: bool) -> np.ndarray:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits a colour: Pillow would give the upper 8 only."""
-    if image.mode not in ("RGB", "RGBA", "LA", "RGBX", "CMYK"):
+    if image.mode not in _COLOUR_MODES:
         return False
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS, (8,))) > 8

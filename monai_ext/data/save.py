@@ -170,6 +170,8 @@ class SaveLikeInputd(SaveImaged):
         if array.shape[0] not in (1, 3):
             raise ValueError(f"{name} has {array.shape[0]} channels, a picture has 1 (grey) or 3 (colour).")
         array = self._stored(array, info.dtype, name)
+        if info.pages > 1 and array.shape[0] == 3 and array.dtype != np.uint8:
+            raise ValueError(f"{name}: pages in colours of more than 8 bits are not saved; make them grey.")
         pages = list(np.moveaxis(array, -1, 0)) if info.pages > 1 else [array]  # each [C, W, H]
         pages = [page[0] if len(page) == 1 else np.moveaxis(page, 0, -1) for page in pages]
         deep = array.dtype not in (np.uint8, np.uint16) or (array.dtype == np.uint16 and array.shape[0] == 3)
