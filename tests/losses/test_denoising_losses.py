@@ -118,7 +118,9 @@ def test_a_constant_difference_and_an_edge() -> None:
     assert GaussianDerivativeLoss([0.25], mixed=True)(edge, 0 * edge).item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("loss", [CharbonnierLoss(), GaussianDerivativeLoss(), DenoisingLoss()], ids=lambda x: type(x))
+@pytest.mark.parametrize(
+    "loss", [CharbonnierLoss(), GaussianDerivativeLoss(), DenoisingLoss()], ids=lambda x: type(x).__name__
+)
 def test_float32_under_autocast(loss: torch.nn.Module) -> None:
     first, second = pair((2, 1, 9, 7), torch.float32)
     plain = loss(first, second)
