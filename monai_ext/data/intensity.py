@@ -37,10 +37,9 @@ def gain_and_offset(source: np.ndarray, target: np.ndarray) -> tuple[float, floa
 class ScaleTogetherd(MapTransform, InvertibleTransform):
     """Scale several images by the numbers found on one of them.
 
-    (x - low) / (high - low), low and high being percentiles of ``reference_key``, the image that the network will
-    see. In denoising that is the noisy one: a clean reference scaled by its own numbers would tell the network's
-    input nothing, but the network would be asked for a scale that it cannot know. Nothing is clipped. ``Invertd``
-    brings predictions back to the intensities of the file.
+    (x - low) / (high - low), low and high being percentiles of ``reference_key``. In denoising that is the noisy
+    image, the only one there is in use: percentiles of the clean image would carry knowledge of it into the
+    network's input. Nothing is clipped. ``Invertd`` brings predictions back to the intensities of the file.
 
     Args:
         keys: images to scale.
