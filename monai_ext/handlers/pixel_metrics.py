@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine
 from monai.handlers import IgniteMetricHandler
 from monai.utils import evenly_divisible_all_gather
 
@@ -112,7 +113,7 @@ class PixelMetric(IgniteMetricHandler):
         self.threshold = threshold
         self.mask_key = mask_key
         self.pooled = pooled
-        self._mask: Any = None
+        self._masks: list[Any] = []
         self._pool: list[tuple[torch.Tensor, torch.Tensor]] = []
         super().__init__(PerCaseMetric(self._case), output_transform=output_transform, save_details=save_details)
 
@@ -120,11 +121,9 @@ class PixelMetric(IgniteMetricHandler):
         self._pool = []
         super().reset()
 
-    def update(self, output: Any) -> None:
-        predictions, references = output
-        for prediction, reference, mask in zip(predictions, references, self._masks(len(predictions))):
-            self._mask = mask
-            self.metric_fn([prediction], [reference])
+    def iteration_completed(self, engine: Engine) -> None:
+        self._masks = self._masks_of(engine) if self.mask_key is not None else []
+        super().iteration_completed(engine)
 
     def compute(self) -> Any:
         mean = super().compute()
@@ -132,24 +131,24 @@ class PixelMetric(IgniteMetricHandler):
             return mean
         parts = zip(*self._pool)
         probability, reference = (evenly_divisible_all_gather(torch.cat(part)).numpy() for part in parts)
-        return PIXEL_METRICS[self.metric](probability, reference, self.threshold)
+        return PIXEL_METRICS[self.metric](probability, reference > 0, self.threshold)
 
-    def _masks(self, count: int) -> list[Any]:
-        if self.mask_key is None:
-            return [None] * count
-        state = self._engine.state if self._engine is not None else None
+    def _masks_of(self, engine: Engine) -> list[Any]:
+        outputs, batches = engine.state.output, engine.state.batch
+        if not isinstance(outputs, list) or not isinstance(batches, list):
+            raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
         masks = []
-        for output, batch in zip(getattr(state, "output", None) or [], getattr(state, "batch", None) or []):
+        for output, batch in zip(outputs, batches):
             if self.mask_key not in output and self.mask_key not in batch:
-                raise ValueError(
-                    f"a case has no {self.mask_key!r}, which mask_key names; load it, or leave mask_key out."
-                )
+                raise ValueError(f"a case has no {self.mask_key!r}, named by mask_key; load it, or leave mask_key out.")
             masks.append(output.get(self.mask_key, batch.get(self.mask_key)))
         return masks
 
     def _case(self, prediction: torch.Tensor, reference: torch.Tensor) -> float:
         probability, truth = _foreground(prediction, "prediction"), _foreground(reference, "reference") > 0.5
-        inside = np.ones(truth.shape, bool) if self._mask is None else _foreground(self._mask, "mask") > 0.5
+        inside = np.ones(truth.shape, bool)
+        if self.mask_key is not None:
+            inside = _foreground(self._masks.pop(0), "mask") > 0.5  # cases come in the order of the batch
         if not probability.shape == truth.shape == inside.shape:
             raise ValueError(
                 f"prediction, reference and mask have different shapes: {probability.shape}, {truth.shape}, "
@@ -158,7 +157,7 @@ class PixelMetric(IgniteMetricHandler):
         if not inside.any():
             raise ValueError("the mask is empty, no pixel is left to judge; check it.")
         low, high = float(probability.min()), float(probability.max())
-        if not (low >= 0 and high <= 1):  # NaN is neither
+        if not (low >= -1e-3 and high <= 1.001):  # rounding is allowed; NaN is neither
             raise ValueError(
                 f"probabilities must lie between 0 and 1, got {low:g} to {high:g}; apply softmax or sigmoid first."
             )
@@ -166,7 +165,7 @@ class PixelMetric(IgniteMetricHandler):
             return centre_line_dice((probability >= self.threshold) & inside, truth & inside)
         probability, truth = probability[inside], truth[inside]
         if self.pooled:
-            self._pool.append((torch.from_numpy(probability), torch.from_numpy(truth)))
+            self._pool.append((torch.from_numpy(probability), torch.from_numpy(truth).byte()))
         return PIXEL_METRICS[self.metric](probability, truth, self.threshold)
 
 
