@@ -17,7 +17,7 @@ class ResidualNetwork(nn.Module):
         network: gives as many channels as it takes, on the same grid.
 
     Raises:
-        ValueError: for an output of another shape than the input; it would be broadcast.
+        ValueError: for another number of channels than the input's; they would be broadcast.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -29,9 +29,9 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.network(x)
-        if out.shape != x.shape:
+        if out.shape[1] != x.shape[1]:
             raise ValueError(
-                f"the network turns {tuple(x.shape)} into {tuple(out.shape)}, a residual needs the input's shape; "
-                "give it as many out_channels as in_channels."
+                f"the network gives {out.shape[1]} channels for {x.shape[1]}, a residual needs as many as the input "
+                "has; make out_channels and in_channels equal."
             )
         return x + out
