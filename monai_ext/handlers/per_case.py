@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from monai.metrics import CumulativeIterationMetric
-from monai.metrics.utils import do_metric_reduction
 
 __all__ = ["PerCaseMetric"]
 
@@ -14,7 +13,8 @@ __all__ = ["PerCaseMetric"]
 class PerCaseMetric(CumulativeIterationMetric):
     """MONAI's bookkeeping (batches, lists, several processes) around a function of one case.
 
-    The values of all cases are its buffer, [cases, 1]; ``aggregate`` is their mean, NaN left out.
+    The values of all cases are its buffer, [cases, 1]; ``aggregate`` is their mean, NaN left out; NaN if there is
+    nothing else, where MONAI's reduction would give 0.
 
     Args:
         function: takes prediction and reference of one case, [C, ...] tensors, and gives a number.
@@ -33,4 +33,4 @@ class PerCaseMetric(CumulativeIterationMetric):
         values = self.get_buffer()
         if values is None:
             raise ValueError("the metric has seen no case.")
-        return do_metric_reduction(values, "mean")[0]
+        return values.nanmean()
