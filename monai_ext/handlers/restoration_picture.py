@@ -154,7 +154,8 @@ def _draw(
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(heights), len(arrays), squeeze=False, height_ratios=heights)
     low, high = np.percentile(clean, (0.5, 99.5))
-    limit = float(np.percentile(np.abs(arrays["residual"]), 99.5)) or 1.0
+    # at least a little, so that rounding is not drawn as if it were a difference
+    limit = max(float(np.percentile(np.abs(arrays["residual"]), 99.5)), 1e-5 * float(high - low)) or 1.0
     origin = "upper" if clean.ndim == 2 else "lower"  # photographs begin at the top
     for row, (plane, cut, aspect) in zip(grid, [*panels, detail]):
         for axes, (name, array) in zip(row, arrays.items()):
