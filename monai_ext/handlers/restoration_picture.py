@@ -96,9 +96,10 @@ def draw_restoration(
 ) -> None:
     """Draw input, output, reference and residual in one PNG, written whole or not at all.
 
-    One grey scale for the images and one colour scale, symmetric about 0, for the residual: output - reference, or
-    output - input where there is no reference. A volume is shown by its three middle slices; the last row is a
-    detail, a quarter of each side, where the reference (or the output) has most edges.
+    Images of a row share their grey scale, the reference's (the output's, where there is none); one colour scale,
+    symmetric about 0, serves the residual: output - reference, or output - input where there is no reference. A
+    volume is shown by its three middle slices; the last row is a detail, a quarter of each side or 16 voxels, where
+    the reference (or the output) has most edges.
 
     Args:
         image: the noisy input, [W, H] or [W, H, D].
@@ -158,6 +159,8 @@ def _draw(
     limit = max(float(np.percentile(np.abs(arrays["residual"]), 99.5)), 1e-5 * float(high - low)) or 1.0
     origin = "upper" if clean.ndim == 2 else "lower"  # photographs begin at the top
     for row, (plane, cut, aspect) in zip(grid, [*panels, detail]):
+        if cut is detail[1]:  # bright parts of a dark image would be all white on the whole image's scale
+            low, high = np.percentile(cut(clean), (0.5, 99.5))
         for axes, (name, array) in zip(row, arrays.items()):
             scale = {"cmap": "gray", "vmin": low, "vmax": high}
             if name == "residual":
@@ -177,8 +180,8 @@ def _draw(
 
 
 def _detail(image: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First voxel and size of the window, a quarter of each side, with the strongest edges; [W, H]."""
-    side = tuple(max(1, min(size, max(size // 4, 8))) for size in image.shape)
+    """First voxel and size of the window, a quarter of each side or 16 voxels, with the strongest edges; [W, H]."""
+    side = tuple(min(size, max(size // 4, 16)) for size in image.shape)
     edges = uniform_filter(gaussian_gradient_magnitude(image, 1.0), side, mode="constant")
     # the filter's window begins side // 2 before its centre
     ranges = [slice(length // 2, size - length + length // 2 + 1) for length, size in zip(side, image.shape)]
