@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, told apart with any colour vision; by class from 1 on.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-_OUTCOMES = {"found": "#009E73", "missed": "#56B4E9", "false": "#E69F00"}
+_OUTCOMES = {"found": "#009E73", "missed": "#56B4E9", "false": "#CC79A7"}
 
 
 class OverlaySaver:

@@ -290,7 +290,7 @@ def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_in_colours_of_their_own(tmp_path: Path) -> None:
     label, pred = np.zeros((20, 15), int), np.zeros((20, 15), int)
     label[2:9, 3:8] = 1
-    found, missed, false = (0, 158 / 255, 115 / 255), BLUE, ORANGE
+    found, missed, false = (0, 158 / 255, 115 / 255), BLUE, (204 / 255, 121 / 255, 167 / 255)
     for name, shift in (("same", 0), ("apart", 5)):
         pred[:] = np.roll(label, shift, axis=0)
         # classes of another colour, so that the reference's panel shows none of the three
