@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from monai_ext.data.case_name import case_name
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
 from monai_ext.handlers.planes import PANEL_WIDTH, on_grid_of, panel_height, upright, views
 
 __all__ = ["OverlaySaver", "dice_of_classes", "draw_overlay"]

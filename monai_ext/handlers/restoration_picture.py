@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_gradient_magnitude, uniform_filter
 
 from monai_ext.data.case_name import case_name
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
 from monai_ext.handlers.planes import PANEL_WIDTH, View, on_grid_of, panel_height, upright, views
 from monai_ext.handlers.restoration import fitted, psnr, ssim
 

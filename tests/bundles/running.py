@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +127,8 @@ def _as_main(words: Sequence[str], cwd: Path, outputs: Sequence[Path]) -> int:
     sys.argv = ["monai.bundle", *words]
     os.environ.pop("MONAI_EXT_TRACEBACK", None)
     os.chdir(cwd)
+    # makes PyTorch's pool of threads anew after the fork, for which the threads that load data would race
+    torch.set_num_threads(torch.get_num_threads())
     code: Any = 0
     try:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
