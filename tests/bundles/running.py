@@ -116,7 +116,7 @@ def monai_bundle(*words: str, cwd: Path = ROOT, seconds: float = 300) -> Outcome
                 os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
         code = os.waitstatus_to_exitcode(ended[1])
-        return Outcome(code, *(path.read_text() if path.exists() else "" for path in outputs))
+        return Outcome(code, *(path.read_text(encoding="utf-8") if path.exists() else "" for path in outputs))
 
 
 def _as_main(words: Sequence[str], cwd: Path, outputs: Sequence[Path]) -> int:
@@ -147,7 +147,7 @@ def fresh_python(*words: str, cwd: Path = ROOT, seconds: float = 300) -> Outcome
     environment = {key: value for key, value in os.environ.items() if key != "MONAI_EXT_TRACEBACK"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=seconds
     )
     return Outcome(result.returncode, result.stdout, result.stderr)
 
