@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from monai_ext.data.case_name import case_name
 from monai_ext.files import atomic_write
-from monai_ext.handlers.planes import PANEL_WIDTH, on_grid_of, panel_height, upright, views
+from monai_ext.handlers.case_pictures import CasePictures
+from monai_ext.handlers.planes import PANEL_WIDTH, panel_height, upright, views
 
 __all__ = ["OverlaySaver", "dice_of_classes", "draw_overlay"]
-
-_logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, told apart with any colour vision; by class from 1 on.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 _OUTCOMES = {"found": "#009E73", "missed": "#56B4E9", "false": "#CC79A7"}
 
 
-class OverlaySaver:
+class OverlaySaver(CasePictures):
     """Draw a PNG of every case of an evaluator.
 
     Looks for ``image``, ``label`` and ``pred`` in the engine's output after postprocessing, then in its batch;
@@ -45,49 +39,22 @@ class OverlaySaver:
     def __init__(
         self, folder: str | os.PathLike, class_names: Sequence[str] = (), max_cases: int = 0, errors: bool = False
     ) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder, max_cases)
         self.class_names = list(class_names)
-        self.max_cases = max_cases
         self.errors = errors
-        self._drawn = 0
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def _begin(self, _engine: Engine) -> None:
-        self._drawn = 0
-
-    def __call__(self, engine: Engine) -> None:
-        if not isinstance(engine.state.batch, list) or not isinstance(engine.state.output, list):
-            raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
-        for batch, output in zip(engine.state.batch, engine.state.output):
-            if self.max_cases and self._drawn >= self.max_cases:
-                return
-            found = {key: output.get(key, batch.get(key)) for key in ("image", "label", "pred")}
-            target = found["pred"] if found["pred"] is not None else found["label"]
-            source = found["image"] if found["image"] is not None else target
-            name = case_name(source, f"rank{idist.get_rank()}_{self._drawn}")
-            image = on_grid_of(found["image"], target)
-            if image is None:
-                _logger.warning("%s: no picture, the image's grid is not that of the prediction.", name)
-                continue
-            if found["label"] is not None and found["label"].shape[1:] != image.shape[1:]:
-                _logger.warning("%s: no reference in the picture, its grid is not that of the prediction.", name)
-                found["label"] = None
-            affine = image.affine.cpu().numpy() if isinstance(image, MetaTensor) else None
-            draw_overlay(
-                _shown(image),
-                _label_map(found["label"]),
-                _label_map(found["pred"]),
-                self.folder / f"{name}.png",
-                class_names=self.class_names,
-                title=name,
-                affine=affine,
-                colour=_is_colour(image),
-                errors=self.errors,
-            )
-            self._drawn += 1
+    def draw(self, image: Any, label: Any, pred: Any, name: str) -> None:
+        draw_overlay(
+            _shown(image),
+            _label_map(label),
+            _label_map(pred),
+            self.folder / f"{name}.png",
+            class_names=self.class_names,
+            title=name,
+            affine=image.affine.cpu().numpy() if isinstance(image, MetaTensor) else None,
+            colour=_is_colour(image),
+            errors=self.errors,
+        )
 
 
 def draw_overlay(
