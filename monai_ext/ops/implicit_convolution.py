@@ -109,7 +109,7 @@ class _Block:
     channels: slice
     plan: Plan
     groups: list[slice]  # what is transformed at a time
-    box: tuple[slice, ...]  # the taps that are made, None for all of them
+    box: tuple[slice, ...]  # the taps that are made
     distance: torch.Tensor
 
     def crop(self, features: torch.Tensor, taps: tuple[int, ...]) -> torch.Tensor:
