@@ -152,13 +152,17 @@ def draw_ratios(records: Iterable[Mapping[str, Any]], title: str, path: Path) ->
     records = [record for record in records if record["status"] == "measured"]
     kinds = sorted({_kind(record) for record in records}, key=lambda kind: (kind[0] != "float32", kind))
     colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
-    # a group for each case, a gap between two of them
+    # a group for each case, whenever its parts were measured, and a gap between two of them
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(f"{record['label']}, {record['mode']}", []).append(record)
+    records = [record for group in groups.values() for record in sorted(group, key=lambda r: kinds.index(_kind(r)))]
     places: list[float] = []
     names: dict[str, list[float]] = {}
-    for record in records:
-        name = f"{record['label']}, {record['mode']}"
-        places.append((places[-1] if places else 0.0) + (1.0 if name in names else 1.6))
-        names.setdefault(name, []).append(places[-1])
+    for name, group in groups.items():
+        first = (places[-1] if places else 0.0) + 1.6
+        names[name] = [first + i for i in range(len(group))]
+        places += names[name]
     height = max(2.6, 1.4 + 0.2 * (places[-1] if places else 0))
     figure = Figure(figsize=(15, height), dpi=DPI)
     panels = figure.subplots(1, 2, sharey=True)

@@ -311,3 +311,19 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     plot.draw_ratios(content()["cases"], "title", tmp_path / "full.png")
     plot.draw_ratios([], "title", tmp_path / "empty.png")
     assert (tmp_path / "full.png").stat().st_size > (tmp_path / "empty.png").stat().st_size > 1000
+
+
+def test_the_bars_of_a_case_stand_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In whatever order they were measured: each name is at the middle of its own bars."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plot.Figure, "savefig", lambda figure, path: figures.append(figure))
+    drawn = [record(), record(name="vit", label="vit"), record(precision="bfloat16"), record(allocator="retained")]
+    for number, one in enumerate(drawn):
+        one["memory"] = (number + 1) * 2**20
+    plot.draw_ratios(derive(drawn), "title", tmp_path / "unused.png")
+    time, memory = figures[0].axes
+    bars = {round(400 * (1 + bar.get_width())): bar.get_y() + bar.get_height() / 2 for bar in memory.patches}
+    ticks = {text.get_text().split()[0]: place for text, place in zip(time.get_yticklabels(), time.get_yticks())}
+    assert ticks["vit,"] == pytest.approx(bars[2])
+    assert ticks["swin_unetr"] == pytest.approx((bars[1] + bars[3] + bars[4]) / 3)
+    assert max(bars[n] for n in (1, 3, 4)) - min(bars[n] for n in (1, 3, 4)) == pytest.approx(2)
