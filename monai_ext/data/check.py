@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import math
-import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
 from monai_ext.data.datalists import CaseFiles, case_counts, dataset_folder, find_cases, is_phantom
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
 
 # The largest shift, in voxels, between the corners of an image and of its label. In the real Task04_Hippocampus all
 # pairs agree exactly; rounding an affine to float32 shifts corners by about 1e-4, and 1e-2 is still invisible.
@@ -76,10 +72,6 @@ class Report:
         return "\n".join(lines)
 
 
-class UnreadableError(ValueError):
-    """Why a file cannot be read, as a phrase."""
-
-
 def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> Report:
     """Reads every voxel of every case below `root`.
 
@@ -94,6 +86,7 @@ def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> 
     report = Report(manifest.name, str(folder), is_phantom(folder), case_counts(name, folder))
     report.findings.extend(_listed_but_absent(manifest, folder, {files.case for files in cases}))
     report.findings.extend(_foreign(manifest, folder))
+    report.findings.extend(_in_no_split(manifest, [files.case for files in cases]))
     for files in tqdm(cases, desc=f"checking {folder.name}", unit="case", disable=not progress):
         report.findings.extend(check_case(manifest, files))
     return report
@@ -117,11 +110,20 @@ def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> l
 def _foreign(manifest: Manifest, folder: Path) -> list[Finding]:
     """Files among the images and labels that belong to no case, macOS debris aside: a misspelt case goes unused."""
     pairs = manifest.content["pairs"]
-    paths = sorted(path for kind in ("images", "labels") for path in folder.glob(pairs[kind]))
+    kinds = [kind for kind in ("images", "labels", "second_labels") if kind in pairs]
+    paths = sorted(path for kind in kinds for path in folder.glob(pairs[kind]))
     return [
         Finding(path.name, "foreign", f"{path.relative_to(folder)} is not named like a case ({pairs['case']})", True)
         for path in paths
         if manifest.case_of(path) is None and not path.name.startswith("._")
+    ]
+
+
+def _in_no_split(manifest: Manifest, cases: list[str]) -> list[Finding]:
+    return [
+        Finding(case, "no split", "in none of the manifest's lists, so neither trained nor tested on", True)
+        for case in cases
+        if manifest.split_of(case) is None and case not in manifest.unpaired
     ]
 
 
@@ -132,100 +134,91 @@ def check_case(manifest: Manifest, files: CaseFiles) -> list[Finding]:
     def found(kind: str, message: str, warning: bool = False) -> None:
         findings.append(Finding(files.case, kind, message, warning))
 
-    volumes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for kind, path in (("image", files.image), ("label", files.label)):
-        if path is None:
+    volumes: dict[str, Volume] = {}
+    kinds = {"image": files.image, "label": files.label}
+    if "second_labels" in manifest.content["pairs"]:
+        kinds["second label"] = files.second
+    for kind, path in kinds.items():
+        if path is None and kind == "second label":
+            found("no second observer", "the second observer's label is missing", warning=True)
+        elif path is None and files.case in manifest.unpaired:
+            found("unpaired", f"the {kind} is not published: the case is passed over", warning=True)
+        elif path is None:
             found("missing", f"the {kind} is missing")
-            continue
-        try:
-            voxels, affine = read_volume(path)
-        except UnreadableError as error:
-            found("unreadable", f"{kind} {path.name}: {error}")
-            continue
-        if voxels.ndim != manifest.content["spatial_dims"] or 0 in voxels.shape:
-            shape = " x ".join(map(str, voxels.shape))
-            found("dimensions", f"{kind} is {shape}: expected {manifest.content['spatial_dims']} dimensions")
-            continue
-        volumes[kind] = voxels, affine
-        if kind == "image":
-            _check_image(voxels, found)
         else:
-            _check_label(voxels, manifest, found)
-    if len(volumes) == 2:
-        _check_grids(*volumes["image"], *volumes["label"], found)
+            volume = _check_file(kind, path, manifest, found)
+            if volume is not None:
+                volumes[kind] = volume
+    for kind in ("label", "second label"):
+        if "image" in volumes and kind in volumes:
+            _check_grids(volumes["image"], volumes[kind], kind, found)
     return findings
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (scaled as the header says) and affine of a NIfTI file, every byte of it read.
-
-    nibabel alone stops at the last voxel: the gzip checksum behind it would go unread.
-    """
+def _check_file(kind: str, path: Path, manifest: Manifest, found: Any) -> Volume | None:
+    """A file's volume, None where it cannot be compared with others."""
+    classes = kind != "image" and bool(manifest.labels)
+    dims = manifest.content["spatial_dims"]
     try:
-        raw = path.read_bytes()
-        if path.name.endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error
-    if not raw:
-        raise UnreadableError("the file is empty")
-    try:
-        kind = nib.Nifti2Image if raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
-        header = kind.header_class.from_fileobj(io.BytesIO(raw))
-        need = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * int(header["bitpix"]) // 8
-    except Exception as error:
-        raise UnreadableError(f"not NIfTI ({error})") from error
-    if len(raw) < need:
-        raise UnreadableError(f"truncated: {len(raw)} of {need} bytes")
-    try:
-        image = kind.from_bytes(raw)
-        voxels, affine = np.asanyarray(image.dataobj), np.asarray(image.affine)
-    except Exception as error:
-        raise UnreadableError(str(error)) from error
-    if voxels.dtype.kind not in "iuf":
-        raise UnreadableError(f"its voxels are {voxels.dtype}, not numbers")
-    return voxels, affine
+        volume = read_volume(path, classes)
+    except UnreadableError as error:
+        found("unreadable", f"{kind} {path.name}: {error}")
+        return None
+    if len(volume.shape) != dims or 0 in volume.shape:
+        found("dimensions", f"{kind} is {_size(volume.shape)}: expected {dims} dimensions")
+        return None
+    channels = 1 if classes else manifest.content.get("channels", volume.channels)
+    if volume.channels != channels:
+        found("channels", f"{kind} has {volume.channels} channels: expected {channels}")
+    elif classes:
+        _check_label(volume.voxels, manifest, kind, found)
+    else:
+        _check_image(volume.voxels, kind, found)
+    return volume
 
 
-def _check_image(voxels: np.ndarray, found: Any) -> None:
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _check_image(voxels: np.ndarray, kind: str, found: Any) -> None:
     broken = voxels.size - np.count_nonzero(np.isfinite(voxels))
     if broken:
-        found("not finite", f"{broken} of {voxels.size} voxels of the image are NaN or infinite")
+        found("not finite", f"{broken} of {voxels.size} voxels of the {kind} are NaN or infinite")
     elif voxels.min() == voxels.max():
-        found("constant", f"every voxel of the image is {voxels.flat[0]:g}")
+        found("constant", f"every voxel of the {kind} is {voxels.flat[0]:g}")
 
 
-def _check_label(voxels: np.ndarray, manifest: Manifest, found: Any) -> None:
+def _check_label(voxels: np.ndarray, manifest: Manifest, kind: str, found: Any) -> None:
     values = np.unique(voxels)
     whole = values[np.isfinite(values) & (values == np.round(values))]
     if len(whole) < len(values):
         odd = [f"{value:g}" for value in values if value not in whole]
-        found("not an integer", f"the label holds {_some(odd)}")
-    strange = [f"{value:g}" for value in whole if value not in manifest.labels]
+        found("not an integer", f"the {kind} holds {_some(odd)}")
+    strange = [f"{value:g}" for value in whole if value not in manifest.values]
     if strange:
-        found("label range", f"the label holds {_some(strange)}: the classes are {_some(map(str, manifest.labels))}")
-    if len(values) == 1 and values[0] == 0:
+        stored = "" if manifest.values == manifest.labels else " stored as"
+        known = _some(map(str, manifest.values))
+        found("label range", f"the {kind} holds {_some(strange)}: the classes are{stored} {known}")
+    if len(values) == 1 and values[0] == manifest.values[0]:
         found("empty label", "only background", warning=True)
 
 
-def _check_grids(
-    image: np.ndarray, image_affine: np.ndarray, label: np.ndarray, label_affine: np.ndarray, found: Any
-) -> None:
+def _check_grids(image: Volume, label: Volume, name: str, found: Any) -> None:
     if image.shape != label.shape:
-        shapes = (" x ".join(map(str, array.shape)) for array in (image, label))
-        found("grids differ", "image {} voxels, label {} voxels".format(*shapes))
+        found("grids differ", f"image {_size(image.shape)} voxels, {name} {_size(label.shape)} voxels")
         return
-    for kind, affine in (("image", image_affine), ("label", label_affine)):
+    for kind, affine in (("image", image.affine), (name, label.affine)):
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
             found("affine", f"the {kind}'s affine cannot be inverted")
             return
     # corners in world coordinates, and the label's corners in voxels of the image
-    corners = np.array(list(np.ndindex(*(2,) * image.ndim)) * np.array([n - 1 for n in image.shape]), dtype=float)
-    corners = np.pad(corners, ((0, 0), (0, 3 - image.ndim)))
-    shift = np.linalg.solve(image_affine, label_affine) - np.eye(4)
+    corners = np.array(list(np.ndindex(*(2,) * len(image.shape))) * np.array([n - 1 for n in image.shape]), dtype=float)
+    corners = np.pad(corners, ((0, 0), (0, 3 - len(image.shape))))
+    shift = np.linalg.solve(image.affine, label.affine) - np.eye(4)
     distance = np.abs(np.pad(corners, ((0, 0), (0, 1)), constant_values=1) @ shift.T).max()
     if distance > TOLERANCE:
-        found("grids differ", f"image and label are up to {distance:.3g} voxels apart (affines differ)")
+        found("grids differ", f"image and {name} are up to {distance:.3g} voxels apart (affines differ)")
 
 
 def _some(items: Any, most: int = 5) -> str:

@@ -59,18 +59,19 @@ def check(name: str, root: str, json: str | None = None) -> int:
 
 
 @_as_text
-def phantom(name: str, root: str, cases: int = 12, seed: int = 0) -> None:
+def phantom(name: str, root: str, cases: int | None = None, seed: int = 0, size: int | None = None) -> None:
     """Draw made-up data in a data set's official layout into the folder ROOT.
 
     Args:
         name: as listed by `list`.
         root: the folder that the data set's folder is put into.
-        cases: how many, split as the manifest says.
+        cases: how many, split as the manifest says; 12, or all where the data set has fewer.
         seed: the same seed draws the same data.
+        size: width of pictures in pixels, the official one or 256 if left out; not for volumes.
     """
     from monai_ext.data.phantom import draw_phantom
 
-    print(draw_phantom(name, root, cases, seed))
+    print(draw_phantom(name, root, cases, seed, size))
 
 
 COMMANDS = {"list": list_, "show": show, "fetch": fetch, "check": check, "phantom": phantom}

@@ -21,11 +21,12 @@ PHANTOM_MARK = "Phantom: made-up data drawn by monai_ext"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A case's files; either is None where it is missing."""
+    """A case's files; each is None where it is missing, `second` also where there is no second observer."""
 
     case: str
     image: Path | None
     label: Path | None
+    second: Path | None = None
 
 
 def fetch_command(manifest: Manifest, root: Path) -> str:
@@ -48,13 +49,15 @@ def dataset_folder(manifest: Manifest, root: str | Path) -> Path:
         FileNotFoundError: neither; the message names the commands that fetch or draw the data set.
     """
     root = Path(root).expanduser()
-    images = Path(manifest.content["pairs"]["images"]).parts[0]
+    pattern = manifest.content["pairs"]["images"]
+    images, *below = Path(pattern).parts
     for folder in (root / manifest.folder, root):
-        if (folder / images).is_dir():
+        if (folder / images).is_dir() if below else any(map(manifest.case_of, folder.glob(pattern))):
             return folder
+    way = "fetch it with" if manifest.content["access"]["kind"] == "open" else "how to get it is told by"
     raise FileNotFoundError(
         f"{manifest.content['title']} is not in {root} (no {manifest.folder}/{images}): "
-        f"fetch it with `{fetch_command(manifest, root)}`, "
+        f"{way} `{fetch_command(manifest, root)}`, "
         f"or draw made-up data in the same layout with `{phantom_command(manifest, root)}`."
     )
 
@@ -70,11 +73,16 @@ def is_phantom(folder: Path) -> bool:
 def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
     """Every case with an image or a label, sorted by case; foreign files are passed over."""
     pairs = manifest.content["pairs"]
-    images, labels = (
+    images, labels, second = (
         {case: path for path in folder.glob(pairs[kind]) if (case := manifest.case_of(path)) is not None}
-        for kind in ("images", "labels")
+        if kind in pairs
+        else {}
+        for kind in ("images", "labels", "second_labels")
     )
-    return [CaseFiles(case, images.get(case), labels.get(case)) for case in sorted(images.keys() | labels.keys())]
+    return [
+        CaseFiles(case, images.get(case), labels.get(case), second.get(case))
+        for case in sorted(images.keys() | labels.keys() | second.keys())
+    ]
 
 
 def case_counts(name: str | Path, root: str | Path) -> dict[str, int]:
@@ -93,7 +101,8 @@ def _counts(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
 def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, str]]:
     """`{"image", "label", "case"}` of every present case of a split (or of "all"), sorted by case.
 
-    Cases that the official data set has and `root` has not are counted in a warning.
+    `"second_label"` is a second observer's, where there is one. Cases that the official data set has and `root` has
+    not are counted in a warning, and so are those that the official data set has only half of.
 
     Raises:
         ValueError: unknown data set or split; a split without any present case.
@@ -104,7 +113,8 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, s
         raise ValueError(f"Unknown split {split!r}: known are {', '.join(SPLITS)} and all.")
     folder = dataset_folder(manifest, root)
     cases = find_cases(manifest, folder)
-    unlabelled = [files.image.name for files in cases if files.image and not files.label]
+    half = [files for files in cases if not (files.image and files.label)]
+    unlabelled = [files.image.name for files in half if files.image and files.case not in manifest.unpaired]
     if unlabelled:
         shown = ", ".join(unlabelled[:3]) + (f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else "")
         raise FileNotFoundError(
@@ -120,8 +130,12 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, s
             *(folder, counts["absent"], counts["official"], manifest.name, counts["present"]),
             ", ".join(f"{part} {counts[part]}" for part in SPLITS),
         )
+    unpaired = [files.case for files in half if files.case in manifest.unpaired]
+    if unpaired:
+        logger.warning("%s: passed over, the other half of the pair is not published: %s.", folder, ", ".join(unpaired))
     entries = [
         {"image": str(files.image), "label": str(files.label), "case": files.case}
+        | ({"second_label": str(files.second)} if files.second else {})
         for files in cases
         if files.image and files.label and split in ("all", manifest.split_of(files.case))
     ]

@@ -7,16 +7,14 @@ import logging
 import os
 import shlex
 import shutil
-import tarfile
 import urllib.parse
 from pathlib import Path
-
-from tqdm import tqdm
 
 from monai_ext.data.datalists import find_cases, is_phantom, parent_of, phantom_command
 from monai_ext.data.http import DownloadError, download
 from monai_ext.data.manifest import Archive, Manifest, load_manifest
 from monai_ext.data.staging import locked, staged
+from monai_ext.data.unpack import UnpackError, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +41,9 @@ def fetch(
         FetchError, ValueError, OSError: with a message of one sentence.
     """
     manifest = load_manifest(name)
-    _explain_request(manifest)
     root = parent_of(manifest, Path(root).expanduser())
     url = url or os.environ.get(URL_VARIABLE) or None
+    _explain_access(manifest, root, url, force)
     try:
         with locked(root):
             target = root / manifest.folder
@@ -69,14 +67,28 @@ def fetch(
     return target
 
 
-def _explain_request(manifest: Manifest) -> None:
-    access = manifest.content["access"]
+def _explain_access(manifest: Manifest, root: Path, url: str | None, force: bool) -> None:
+    """Says how to get by hand what no program can fetch; silent where all is there, or a mirror was given."""
+    access, target = manifest.content["access"], root / manifest.folder
     if access["kind"] == "request":
         where = f" ({access['url']})" if "url" in access else ""
         raise FetchError(
             f"{manifest.content['title']} is handed out by request only{where}: {access['how']} "
             f"Put what you get into a folder named {manifest.folder}."
         )
+    if access["kind"] == "open" or (target.is_dir() and any(target.iterdir()) and _present(manifest, target, force)):
+        return
+    archives = manifest.archives
+    if archives and (url is not None or all((root / archive.name).exists() for archive in archives)):
+        return
+    put = f"Put the files so that {target / manifest.content['pairs']['images']} is there"
+    if archives:
+        put = f"Put {', '.join(archive.name for archive in archives)} into {root} and run this again"
+    raise FetchError(
+        f"{manifest.content['title']} is free to use ({manifest.content['licence']['spdx']}), but only to be had by "
+        f"hand at {access['url']}: {access['how']} {put}, then see whether all is well with "
+        f"`python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
+    )
 
 
 def _present(manifest: Manifest, target: Path, force: bool) -> bool:
@@ -176,20 +188,15 @@ def _wrong(archive: Archive, path: Path) -> str | None:
 
 
 def _unpack(manifest: Manifest, archives: list[Path], target: Path, progress: bool) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise FetchError("This Python cannot unpack safely: use Python 3.10.12, 3.11.4, 3.12 or newer.")
+    def reserve(need: int) -> None:
+        if shutil.disk_usage(target.parent).free < need:
+            raise FetchError(_no_space(target.parent, need))
+
     with staged(target, manifest.folder) as fresh:
-        for path in archives:
+        for path, archive in zip(archives, manifest.archives):
             try:
-                with tarfile.open(path) as tar:
-                    # macOS archives carry a `._` file beside each real one
-                    members = [member for member in tar.getmembers() if not Path(member.name).name.startswith("._")]
-                    need = sum(member.size for member in members)
-                    if shutil.disk_usage(fresh).free < need:
-                        raise FetchError(_no_space(target.parent, need))
-                    for member in tqdm(members, desc=f"unpacking {path.name}", unit="file", disable=not progress):
-                        tar.extract(member, fresh, filter="data")
-            except (tarfile.TarError, EOFError) as error:
+                unpack(path, archive.unpack, fresh, manifest.folder, reserve, progress)
+            except UnpackError as error:
                 raise FetchError(
                     f"{path} was not unpacked: {str(error).rstrip('.')}; nothing was written, "
                     f"delete it with `rm {shlex.quote(str(path))}` and fetch again."

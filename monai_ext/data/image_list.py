@@ -1,4 +1,4 @@
-"""The images below a folder, for inference on a user's own scans."""
+"""The images below a folder, for inference on a user's own scans and pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from typing import Any
 
 from monai.data.folder_layout import default_name_formatter
 
+from monai_ext.data.manifest import load_manifest
+from monai_ext.data.pictures import is_picture
 from monai_ext.data.readers import is_dicom, is_nifti
 
 
-def images_in(path: str | Path) -> list[str]:
-    """What to run inference on: NIfTI files and DICOM series.
+def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> list[str]:
+    """What to run inference on: NIfTI files, DICOM series, pictures.
 
-    ``path`` may be one NIfTI file, a folder of NIfTI files, the folder of one DICOM series, a folder of such folders,
-    or a data set in the Decathlon's layout (its ``imagesTs``, else its ``imagesTr``). Hidden files are passed over.
+    ``path`` may be one file, a folder of NIfTI files, the folder of one DICOM series, a folder of pictures, a folder
+    of such folders, or a data set in the Decathlon's layout (its ``imagesTs``, else its ``imagesTr``). Hidden files
+    are passed over.
+
+    Args:
+        path: the file or folder.
+        spatial_dims: with 3, a folder of DICOM files is one series, and where kinds are mixed NIfTI goes before
+            DICOM and DICOM before pictures: a scan often has a screenshot beside it. With 2, every NIfTI file, DICOM
+            file and picture is an image of its own.
+        dataset: name of a manifest; files that are that data set's labels are passed over.
 
     Returns:
         paths of files, and of folders with a DICOM series, sorted
@@ -27,17 +37,16 @@ def images_in(path: str | Path) -> list[str]:
         return [str(root)]
     if not root.is_dir():
         raise FileNotFoundError(f"no file or folder {root}; give dataset_dir the path of a scan or a folder of scans.")
-    for images in ("imagesTs", "imagesTr"):
-        found = _scans(root / images) if (root / images).is_dir() else []
+    labels = _labels(root, dataset)
+    scans = _slices if spatial_dims == 2 else _scans
+    for folder in (root / "imagesTs", root / "imagesTr", root):
+        found = [str(scan) for scan in scans(folder) if scan not in labels] if folder.is_dir() else []
         if found:
             return found
-    found = _scans(root)
-    if not found:
-        raise FileNotFoundError(
-            f"no image in {root}; give dataset_dir a NIfTI file (.nii, .nii.gz), a folder of them, "
-            "or a folder with a DICOM series."
-        )
-    return found
+    raise FileNotFoundError(
+        f"no image in {root}; give dataset_dir a NIfTI file (.nii, .nii.gz) or a picture (.png, .jpg, .bmp, .tif), "
+        "a folder of them, or a folder with a DICOM series."
+    )
 
 
 def output_name(meta: dict[str, Any], saver: Any) -> dict[str, Any]:
@@ -51,14 +60,49 @@ def output_name(meta: dict[str, Any], saver: Any) -> dict[str, Any]:
     return names
 
 
-def _scans(folder: Path) -> list[str]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    niftis = [str(entry) for entry in entries if entry.is_file() and is_nifti(entry)]
+def _labels(root: Path, dataset: str | Path | None) -> set[Path]:
+    """The labels among the files, wherever in the data set's folder `root` is."""
+    if dataset is None:
+        return set()
+    manifest = load_manifest(dataset)
+    pairs = manifest.content["pairs"]
+    patterns = {Path(pairs[kind]) for kind in ("labels", "second_labels") if kind in pairs}
+    # told apart by their names, they may lie anywhere; told apart by their folder, they must lie in it
+    named = {Path(pattern.name) for pattern in patterns if pattern.name != Path(pairs["images"]).name}
+    globs = {str(start / pattern) for pattern in patterns | named for start in (Path(), Path("*"))}
+    return {path for pattern in globs for path in root.glob(pattern) if manifest.case_of(path) is not None}
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _scans(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    files, folders = [e for e in entries if e.is_file()], [e for e in entries if e.is_dir()]
+    niftis = [entry for entry in files if is_nifti(entry)]
     if niftis:
         return niftis
     if _holds_dicom(folder):
-        return [str(folder)]
-    return [str(entry) for entry in entries if entry.is_dir() and _holds_dicom(entry)]
+        return [folder]
+    series = [entry for entry in folders if _holds_dicom(entry)]
+    if series:
+        return series
+    pictures = [entry for entry in files if is_picture(entry)]
+    return pictures or [entry for below in folders for entry in _entries(below) if is_picture(entry)]
+
+
+def _slices(folder: Path) -> list[Path]:
+    """Every file that is an image, else those one folder below."""
+    entries = _entries(folder)
+    found = [entry for entry in entries if _is_slice(entry)]
+    below = [entry for entry in entries if entry.is_dir()]
+    return found or [entry for inner in below for entry in _entries(inner) if _is_slice(entry)]
+
+
+def _is_slice(path: Path) -> bool:
+    # a DICOMDIR is a table of contents in DICOM's own format
+    return path.is_file() and (is_nifti(path) or is_picture(path) or (is_dicom(path) and path.stem != "DICOMDIR"))
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Archive:
     url: str
     bytes: int | None
     hashes: Mapping[str, str]
+    unpack: str = "tar"
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,48 @@ class Manifest:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        return tuple(sorted(entry["label"] for entry in self.content["classes"]))
+        """The classes by number; none where the task has no classes."""
+        return tuple(sorted(entry["label"] for entry in self.content.get("classes", [])))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """What the label files hold for each of `labels`."""
+        classes = sorted(self.content.get("classes", []), key=lambda entry: entry["label"])
+        return tuple(entry.get("value", entry["label"]) for entry in classes)
+
+    @property
+    def unpaired(self) -> frozenset[str]:
+        """Cases of which the official data set has only the image, or only the label."""
+        return frozenset(self.content["pairs"].get("unpaired", ()))
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        """Empty where the data are handed out by request only."""
+        """May be empty where the data cannot be fetched by a program."""
         return tuple(
             Archive(
                 entry["name"],
                 entry["url"],
                 entry.get("bytes"),
                 {item["hash_type"]: item["hash"] for item in entry.get("hashes", [])},
+                entry["unpack"],
             )
             for entry in self.content["files"]
         )
 
-    def split_of(self, case: str) -> str:
-        """Train, validation or test: a seeded hash of the case's name, whichever other cases are present."""
+    @property
+    def listed(self) -> dict[str, str]:
+        """The split of every case that the manifest lists by name, in the lists' order; empty where it lists none."""
         rule = self.content["split"]
+        return {case: split for split in SPLITS for case in rule[split]} if rule["rule"] == "cases" else {}
+
+    def split_of(self, case: str) -> str | None:
+        """Train, validation or test, whichever other cases are present; None for a case that no list names.
+
+        By the manifest's lists, or by a seeded hash of the case's name.
+        """
+        rule = self.content["split"]
+        if rule["rule"] == "cases":
+            return self.listed.get(case)
         digest = hashlib.sha256(f"{rule['seed']}/{case}".encode()).hexdigest()
         u = int(digest[:8], 16) / 2**32
         fractions = rule["fractions"]
@@ -133,12 +159,27 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
     """What JSON Schema cannot say."""
     if source.name != f"{content['name']}.json":
         raise ValueError(f"The manifest {source} is wrong at $.name: {content['name']!r} is not its file's name.")
-    total = sum(content["split"]["fractions"].values())
-    if abs(total - 1) > 1e-9:
-        raise ValueError(f"The manifest {source} is wrong at $.split.fractions: they add up to {total:g}, not to 1.")
-    labels = [entry["label"] for entry in content["classes"]]
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"The manifest {source} is wrong at $.classes: a label stands twice in {labels}.")
+    split = content["split"]
+    if split["rule"] == "hash":
+        total = sum(split["fractions"].values())
+        if abs(total - 1) > 1e-9:
+            message = f"they add up to {total:g}, not to 1"
+            raise ValueError(f"The manifest {source} is wrong at $.split.fractions: {message}.")
+    else:
+        names = Counter(case for part in SPLITS for case in split[part])
+        twice = [case for case, times in names.items() if times > 1]
+        if twice:
+            raise ValueError(f"The manifest {source} is wrong at $.split: {twice[0]!r} stands in two splits.")
+        if len(names) > content["cases"]:
+            message = f"the splits name {len(names)} cases, more than the {content['cases']} official ones"
+            raise ValueError(f"The manifest {source} is wrong at $.cases: {message}.")
+    classes = content.get("classes", [])
+    for field, entries in (
+        ("label", [entry["label"] for entry in classes]),
+        ("value", [entry.get("value", entry["label"]) for entry in classes]),
+    ):
+        if len(set(entries)) != len(entries):
+            raise ValueError(f"The manifest {source} is wrong at $.classes: a {field} stands twice in {entries}.")
     try:
         groups = re.compile(content["pairs"]["case"]).groups
     except re.error as error:

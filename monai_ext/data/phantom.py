@@ -15,46 +15,86 @@ from tqdm import tqdm
 
 from monai_ext.data.datalists import PHANTOM_MARK, is_phantom, parent_of
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.phantom_chase import WIDTH, draw_fundus, save_fundus
+from monai_ext.data.phantom_hagen import draw_exposures, save_exposures
 from monai_ext.data.phantom_hippocampus import draw_hippocampus
 from monai_ext.data.staging import locked, staged
 
 
+def save_decathlon(folder: Path, case: str, drawn: tuple[np.ndarray, np.ndarray], rng: Generator) -> dict[str, str]:
+    """Writes an image and its label map as NIfTI in the layout of the Decathlon, and gives their names."""
+    origin = 0.0 if rng.random() < 0.07 else 1.0  # the two origins that the real volumes have, in mm
+    names = {kind: f"{kind}sTr/{case}.nii.gz" for kind in ("image", "label")}
+    for name, array in zip(names.values(), drawn):
+        (folder / name).parent.mkdir(exist_ok=True)
+        nib.save(_nifti(array, origin), folder / name)
+    return names
+
+
 @dataclass(frozen=True)
 class Phantom:
-    """How to draw one case, and how the data set numbers its cases."""
+    """How to draw one case and how to write it.
 
-    draw: Callable[[Generator], tuple[np.ndarray, np.ndarray]]
-    case: str
-    numbers: range
+    Where the manifest splits by a rule, `case` and `numbers` say how the data set numbers its cases; where it lists
+    them, the lists do. Where pictures may have any size, `size` is the usual width, and `draw` takes the case's name
+    and the width, too.
+    """
+
+    draw: Callable[..., tuple[np.ndarray, ...]]
+    case: str = ""
+    numbers: range = range(0)
+    save: Callable[[Path, str, Any, Generator], dict[str, str]] = save_decathlon
+    size: int | None = None
 
 
 PHANTOMS: dict[str, Phantom] = {
+    "chase_db1": Phantom(draw_fundus, save=save_fundus, size=WIDTH),
+    "hagen2021": Phantom(draw_exposures, save=save_exposures, size=256),
     "task04_hippocampus": Phantom(draw_hippocampus, "hippocampus_{:03d}", range(1, 1000)),
 }
+USUAL_CASES = 12
+SMALLEST = 32  # pixels: below, nothing of the structures is left
 
 
 def choose_cases(manifest: Manifest, phantom: Phantom, cases: int) -> list[tuple[int, str]]:
-    """The first numbers that fill the manifest's split fractions, with a case in every split, however few."""
+    """The first numbers that fill the manifest's splits in their shares, with a case in every split, however few."""
     if cases < len(SPLITS):
         raise ValueError(f"--cases {cases} is too few: {len(SPLITS)} at least, one for each of {', '.join(SPLITS)}.")
-    fractions = manifest.content["split"]["fractions"]
+    listed = manifest.listed
+    if listed:
+        names = list(enumerate(sorted(listed), start=1))
+        fractions = {split: list(listed.values()).count(split) / len(listed) for split in SPLITS}
+    else:
+        names = [(number, phantom.case.format(number)) for number in phantom.numbers]
+        fractions = manifest.content["split"]["fractions"]
     quota = {split: max(1, round(cases * fractions[split])) for split in SPLITS[1:]}
     quota["train"] = max(1, cases - sum(quota.values()))
     chosen = []
-    for number in phantom.numbers:
-        case = phantom.case.format(number)
+    for number, case in names:
         if quota[manifest.split_of(case)] > 0:
             quota[manifest.split_of(case)] -= 1
             chosen.append((number, case))
     if any(quota.values()):
-        raise ValueError(f"--cases {cases} is too many: {phantom.case.format(phantom.numbers[-1])} is the last name.")
+        raise ValueError(f"--cases {cases} is too many: {names[-1][1]} is the last of {len(names)} names.")
     return chosen
 
 
-def draw_phantom(name: str, root: str | Path, cases: int = 12, seed: int = 0, progress: bool = True) -> Path:
+def draw_phantom(
+    name: str,
+    root: str | Path,
+    cases: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    progress: bool = True,
+) -> Path:
     """Draws a phantom of the data set `name` below `root` and returns its folder.
 
-    A case depends on the seed and its number only. An earlier phantom is replaced; anything else is left alone.
+    A case depends on the seed, its number and its size only. An earlier phantom is replaced; anything else is left
+    alone.
+
+    Args:
+        cases: how many; 12, or all where the official data set has fewer, if None.
+        size: width of pictures; the usual one if None.
 
     Raises:
         ValueError: no phantom of that data set; a number of cases or a seed that cannot be.
@@ -63,10 +103,15 @@ def draw_phantom(name: str, root: str | Path, cases: int = 12, seed: int = 0, pr
     manifest = load_manifest(name)
     if manifest.name not in PHANTOMS:
         raise ValueError(f"There is no phantom of {manifest.name}: there are phantoms of {', '.join(PHANTOMS)}.")
-    for option, value in (("--cases", cases), ("--seed", seed)):
+    phantom = PHANTOMS[manifest.name]
+    cases = min(USUAL_CASES, len(manifest.listed) or USUAL_CASES) if cases is None else cases
+    for option, value in (("--cases", cases), ("--seed", seed), ("--size", size or 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{option} must be a whole number that is not negative, not {value!r}.")
-    phantom = PHANTOMS[manifest.name]
+    if size is not None and phantom.size is None:
+        raise ValueError(f"--size {size}: the volumes of {manifest.name} have their own sizes; leave it out.")
+    if size is not None and size < SMALLEST:
+        raise ValueError(f"--size {size} is too small: {SMALLEST} pixels at least.")
     chosen = choose_cases(manifest, phantom, cases)
     root = parent_of(manifest, Path(root).expanduser())
     target = root / manifest.folder
@@ -76,15 +121,12 @@ def draw_phantom(name: str, root: str | Path, cases: int = 12, seed: int = 0, pr
                 f"{target} exists and is no phantom, so it is left alone: choose another folder with --root."
             )
         with staged(target) as folder:
-            (folder / "imagesTr").mkdir()
-            (folder / "labelsTr").mkdir()
+            written = []
             for number, case in tqdm(chosen, desc=f"drawing {manifest.folder}", unit="case", disable=not progress):
                 rng = default_rng([seed, number])
-                image, label = phantom.draw(rng)
-                origin = 0.0 if rng.random() < 0.07 else 1.0  # the two origins that the real volumes have, in mm
-                for kind, array in (("imagesTr", image), ("labelsTr", label)):
-                    nib.save(_nifti(array, origin), folder / kind / f"{case}.nii.gz")
-            content = _dataset_json(manifest, [case for _, case in chosen], seed)
+                drawn = phantom.draw(rng) if phantom.size is None else phantom.draw(rng, case, size or phantom.size)
+                written.append(phantom.save(folder, case, drawn, rng))
+            content = _dataset_json(manifest, written, seed)
             (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return target
 
@@ -99,8 +141,8 @@ def _nifti(array: np.ndarray, origin: float) -> nib.Nifti1Image:
     return image
 
 
-def _dataset_json(manifest: Manifest, cases: list[str], seed: int) -> dict[str, Any]:
-    """The fields of the official dataset.json; `reference` marks the phantom."""
+def _dataset_json(manifest: Manifest, cases: list[dict[str, str]], seed: int) -> dict[str, Any]:
+    """The fields of the Decathlon's dataset.json; `reference` marks the phantom."""
     content = manifest.content
     return {
         "name": manifest.folder.split("_", 1)[-1],
@@ -110,9 +152,9 @@ def _dataset_json(manifest: Manifest, cases: list[str], seed: int) -> dict[str, 
         "release": "1.0",
         "tensorImageSize": f"{content['spatial_dims']}D",
         "modality": {"0": content["modality"]},
-        "labels": {str(entry["label"]): entry["name"] for entry in content["classes"]},
+        "labels": {str(entry["label"]): entry["name"] for entry in content.get("classes", [])},
         "numTraining": len(cases),
         "numTest": 0,
-        "training": [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in cases],
+        "training": [{kind: f"./{name}" for kind, name in case.items()} for case in cases],
         "test": [],
     }

@@ -1,6 +1,6 @@
-"""Readers for MONAI's loaders: NIfTI with its checksum verified, and DICOM series through SimpleITK.
+"""Readers for MONAI's loaders: NIfTI with its checksum verified, DICOM through SimpleITK, and pictures.
 
-Affines are in millimetres, RAS+, as those of MONAI's own readers.
+Affines are in millimetres, RAS+, as those of MONAI's own readers; that of a picture is the identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from monai.data import ImageReader, NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary, orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-__all__ = ["DicomSeriesReader", "NiftiReader", "is_dicom", "is_nifti"]
+from monai_ext.data.pictures import Picture, PictureError, is_picture, read_picture
+
+__all__ = ["DicomSeriesReader", "NiftiReader", "PictureReader", "is_dicom", "is_nifti"]
 
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -34,7 +36,7 @@ def is_dicom(path: PathLike) -> bool:
     path = Path(path)
     if path.is_dir() or path.suffix.lower() in _DICOM_SUFFIXES:
         return True
-    if is_nifti(path) or not path.is_file():
+    if is_nifti(path) or is_picture(path) or not path.is_file():
         return False
     with path.open("rb") as file:
         file.seek(128)
@@ -69,6 +71,7 @@ class DicomSeriesReader(ImageReader):
 
     Args:
         series_id: the SeriesInstanceUID to read, for folders that hold several series.
+        whole_series: a file stands for the series that it belongs to; else for itself alone.
         tolerance: how far the distances between slices may differ from their usual value, as a part of it.
 
     Raises:
@@ -76,9 +79,10 @@ class DicomSeriesReader(ImageReader):
         ValueError: several series, missing or doubled slices, slices of different size or direction.
     """
 
-    def __init__(self, series_id: str | None = None, tolerance: float = 0.02) -> None:
+    def __init__(self, series_id: str | None = None, tolerance: float = 0.02, whole_series: bool = True) -> None:
         super().__init__()
         self.series_id = series_id
+        self.whole_series = whole_series
         self.tolerance = tolerance
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
@@ -122,6 +126,8 @@ class DicomSeriesReader(ImageReader):
         return reader.Execute()
 
     def _series_files(self, path: Path) -> Sequence[str]:
+        if not self.whole_series and not path.is_dir():
+            return [f"{path}"]
         folder = path if path.is_dir() else path.parent
         wanted = self.series_id if path.is_dir() else _series_of(path)
         series = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(f"{folder}", uid) for uid in _series_ids(folder)}
@@ -138,6 +144,49 @@ class DicomSeriesReader(ImageReader):
                 f"or by the path of one of its files: {listing}."
             )
         return series[wanted if wanted is not None else next(iter(series))]
+
+
+class PictureReader(ImageReader):
+    """PNG, JPEG, BMP and TIFF as `monai_ext.data.pictures.read_picture` reads them.
+
+    The first axis is the width, as with MONAI's ``PILReader``, from which this one departs where that would lose or
+    turn something: EXIF's orientation is honoured, 16 bits and float stay what they are, a palette gives what it
+    means, white of 1 bit is 255, and damaged files are errors. Several grey pictures are stacked as channels.
+
+    Args:
+        labels: the index of a palette of colours is the value.
+    """
+
+    def __init__(self, labels: bool = False) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return all(is_picture(name) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        return [(name, *read_picture(name, self.labels)) for name in ensure_tuple(data)]
+
+    def get_data(self, img: list[tuple[PathLike, np.ndarray, Picture]]) -> tuple[np.ndarray, dict]:
+        name, array, info = img[0]
+        colour = array.ndim > len(info.shape)
+        meta = {
+            MetaKeys.AFFINE: np.eye(4),
+            MetaKeys.ORIGINAL_AFFINE: np.eye(4),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(info.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if colour else float("nan"),
+            "mode": info.mode,
+        }
+        if len(img) == 1:
+            return array, meta
+        for other, more, _ in img:
+            if colour or more.shape != array.shape:
+                raise PictureError(
+                    f"{name} and {other} cannot be stacked as channels: they must be grey and of one size, "
+                    f"not {array.shape} and {more.shape}; give one path or grey pictures of one size."
+                )
+        return np.stack([more for _, more, _ in img]), {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
 
 def _series_ids(folder: Path) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Transforms that MONAI lacks: loading and checking volumes with errors that say what to do.
+"""Transforms that MONAI lacks: loading and checking volumes and pictures with errors that say what to do.
 
 Every error is one sentence that names the file, the bad value and the way out.
 """
@@ -20,22 +20,29 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform, Spacingd
 from monai.utils import ensure_tuple
 
-from monai_ext.data.readers import DicomSeriesReader, NiftiReader, is_dicom, is_nifti
+from monai_ext.data.picture_transforms import name_of
+from monai_ext.data.pictures import PictureError, is_picture
+from monai_ext.data.readers import DicomSeriesReader, NiftiReader, PictureReader, is_dicom, is_nifti
 
 __all__ = ["CheckVolumed", "LoadVolumed", "VolumeSpacingd", "check_datalist"]
 
 
 class LoadVolumed(LoadImaged):
-    """MONAI's ``LoadImaged`` for NIfTI files and DICOM series, with errors of one sentence.
+    """MONAI's ``LoadImaged`` for NIfTI files, DICOM series and pictures, with errors of one sentence.
 
-    ``.nii`` and ``.nii.gz`` are read by nibabel, a folder or a DICOM file by SimpleITK, anything else (``.png``,
-    ``.npy``, ``.nrrd``) by MONAI's reader for its suffix. Several paths under one key are stacked as channels.
+    ``.nii`` and ``.nii.gz`` are read by nibabel, a folder or a DICOM file by SimpleITK, PNG, JPEG, BMP and TIFF as
+    ``PictureReader`` says, anything else (``.npy``, ``.nrrd``) by MONAI's reader for its suffix. Several paths under
+    one key are stacked as channels. ``ChannelsOfd`` makes grey or colour what the network wants, ``ClassesOfd``
+    turns the pixels of a mask into classes.
 
     Args:
         keys: keys that hold the paths.
         dtype: type of the loaded voxels.
         ensure_channel_first: put the channels first, adding one where the file has none.
         series_id: the DICOM series to read where a folder holds several.
+        spatial_dims: with 2, a volume of one slice becomes a picture, and a DICOM file stands for itself and not for
+            its series; needs ``ensure_channel_first``.
+        label_keys: those of ``keys`` that hold labels: a palette's index is the class.
         simple_keys: keep only the meta data that MONAI needs.
         allow_missing_keys: leave out keys that the item lacks.
 
@@ -50,6 +57,8 @@ class LoadVolumed(LoadImaged):
         dtype: DtypeLike = np.float32,
         ensure_channel_first: bool = False,
         series_id: str | None = None,
+        spatial_dims: int = 3,
+        label_keys: KeysCollection = ("label", "second_label"),
         simple_keys: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -61,8 +70,13 @@ class LoadVolumed(LoadImaged):
                 simple_keys=simple_keys,
                 allow_missing_keys=allow_missing_keys,
             )
+        if spatial_dims == 2 and not ensure_channel_first:
+            raise ValueError("spatial_dims=2 needs ensure_channel_first=True, to tell a slice from a channel.")
+        self.spatial_dims = spatial_dims
+        self.label_keys = ensure_tuple(label_keys)
         self.nifti_reader = NiftiReader()
-        self.dicom_reader = DicomSeriesReader(series_id)
+        self.dicom_reader = DicomSeriesReader(series_id, whole_series=spatial_dims != 2)
+        self.picture_readers = {labels: PictureReader(labels) for labels in (False, True)}
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         d = dict(data)
@@ -73,10 +87,12 @@ class LoadVolumed(LoadImaged):
                 chosen = self.nifti_reader
             elif reader is None and all(map(is_dicom, paths)):
                 chosen = self.dicom_reader
+            elif reader is None and all(map(is_picture, paths)):
+                chosen = self.picture_readers[key in self.label_keys]
             names = ", ".join(map(str, paths))
             try:
                 d[key] = self._loader(d[key], chosen)
-            except (MemoryError, PermissionError):
+            except (MemoryError, PermissionError, PictureError):
                 raise
             except (ValueError, FileNotFoundError) as error:
                 if chosen is self.dicom_reader:  # its own sentences
@@ -84,6 +100,8 @@ class LoadVolumed(LoadImaged):
                 raise ValueError(_unreadable(key, names, error)) from error
             except Exception as error:
                 raise ValueError(_unreadable(key, names, error)) from error
+            if self.spatial_dims == 2 and d[key].ndim == 4 and d[key].shape[-1] == 1:
+                d[key] = d[key][..., 0]
         return d
 
 
@@ -127,7 +145,7 @@ def _unreadable(key: Hashable, names: str, error: Exception) -> str:
 
 
 class CheckVolumed(MapTransform):
-    """Stop bad volumes before they reach the network; comes right after loading with the channels first.
+    """Stop bad volumes and pictures before they reach the network; comes after loading with the channels first.
 
     Images: number of channels and of spatial dimensions, no NaN or infinity, not constant. Labels: one channel,
     whole numbers from 0 to ``num_classes - 1``. All keys of an item: the same grid (shape and affine).
@@ -172,13 +190,13 @@ class CheckVolumed(MapTransform):
         d = dict(data)
         reference: Hashable | None = None
         for key in self.key_iterator(d):
-            name = _name(key, d[key])
+            name = name_of(key, d[key])
             self._check_shape(key, d[key], name)
             self._check_values(key, torch.as_tensor(d[key]).detach(), name)
             if reference is None:
                 reference = key
             else:
-                self._check_grid(d[reference], d[key], _name(reference, d[reference]), name)
+                self._check_grid(d[reference], d[key], name_of(reference, d[reference]), name)
         return d
 
     def _check_shape(self, key: Hashable, volume: torch.Tensor, name: str) -> None:
@@ -191,12 +209,16 @@ class CheckVolumed(MapTransform):
             )
         expected = 1 if key in self.label_keys else self.num_channels
         if channels != expected:
-            raise ValueError(
-                f"{name} has {channels} channels, this bundle takes {expected}; "
-                "keep the wanted ones (a 4D file often holds a time series) or give one path a channel."
-            )
+            raise ValueError(f"{name} has {channels} channels, this bundle takes {expected}; {self._way_out(key)}.")
         if 0 in shape:
             raise ValueError(f"{name} has no voxels (shape {shape}); export it again.")
+
+    def _way_out(self, key: Hashable) -> str:
+        if self.spatial_dims == 2:
+            return (
+                "put ClassesOfd before" if key in self.label_keys else "put ChannelsOfd before, or keep the wanted ones"
+            )
+        return "keep the wanted ones (a 4D file often holds a time series) or give one path a channel"
 
     def _check_values(self, key: Hashable, volume: torch.Tensor, name: str) -> None:
         if volume.is_floating_point():
@@ -224,7 +246,7 @@ class CheckVolumed(MapTransform):
             value = low if low < 0 else high
             raise ValueError(
                 f"{name} has the label value {value:g}, the classes are 0 to {self.num_classes - 1}; "
-                "map the labels or give the right number of classes."
+                "map the labels (ClassesOfd) or give the right number of classes."
             )
         if high == 0 and low == 0 and self.warn_empty_label:
             warnings.warn(f"{name} has no foreground voxel.", stacklevel=3)
@@ -238,7 +260,7 @@ class CheckVolumed(MapTransform):
             )
         if not (isinstance(first, MetaTensor) and isinstance(second, MetaTensor)):
             return
-        distance = _corner_distance(np.asarray(first.affine), np.asarray(second.affine), shapes[0])
+        distance = corner_distance(np.asarray(first.affine), np.asarray(second.affine), shapes[0])
         if distance > self.grid_tolerance:
             raise ValueError(
                 f"{first_name} and {second_name} lie at different places: their grids' corners are up to "
@@ -247,7 +269,7 @@ class CheckVolumed(MapTransform):
             )
 
 
-def _corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
+def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
     """The largest distance between the corners of two grids, in voxels of the finer axis."""
     rank = min(first.shape[0] - 1, len(shape))
     corners = np.asarray(list(itertools.product(*[(0, size - 1) for size in shape[:rank]])), dtype=float)
@@ -256,11 +278,6 @@ def _corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]
     spacing = np.linalg.norm(first[:-1, :rank], axis=0)
     offset = (corners @ (first - second).T)[:, :-1]
     return float(np.linalg.norm(offset, axis=1).max() / max(float(spacing.min()), 1e-9))
-
-
-def _name(key: Hashable, volume: Any) -> str:
-    file = volume.meta.get("filename_or_obj") if isinstance(volume, MetaTensor) else None
-    return f"the {key} {file}" if file else f"the {key}"
 
 
 class VolumeSpacingd(Spacingd):

@@ -30,3 +30,16 @@ def write_manifest(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def fundus_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small made-up photographs in the layout of chase_db1; read them, never write to them."""
+    root = tmp_path_factory.mktemp("fundus")
+    return draw_phantom("chase_db1", root, cases=5, seed=1, size=160, progress=False)
+
+
+@pytest.fixture(scope="session")
+def exposures_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small made-up pairs in the layout of hagen2021; read them, never write to them."""
+    return draw_phantom("hagen2021", tmp_path_factory.mktemp("exposures"), seed=1, size=96, progress=False)

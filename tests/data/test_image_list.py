@@ -66,3 +66,34 @@ def test_nothing_there(tmp_path: Path) -> None:
     fill(tmp_path / "papers", "paper.pdf")
     with pytest.raises(FileNotFoundError, match=rf"no image in {tmp_path}; give dataset_dir a NIfTI file"):
         images_in(tmp_path)
+
+
+def test_pictures(tmp_path: Path) -> None:
+    fill(tmp_path, "Äuge 2.PNG", "a b.jpg", "c.tiff", "d.bmp", "notes.txt", "._a.png", ".hidden.png")
+    expected = ["a b.jpg", "c.tiff", "d.bmp", "Äuge 2.PNG"]
+    assert names(images_in(tmp_path), tmp_path) == names(images_in(tmp_path, 2), tmp_path) == expected
+    assert images_in(tmp_path / "a b.jpg", 2) == [str(tmp_path / "a b.jpg")]
+    fill(tmp_path / "one", "x.png")
+    assert names(images_in(tmp_path, 2), tmp_path) == expected, "folders below count where there is nothing above"
+    fill(tmp_path / "above" / "left", "x.png")
+    fill(tmp_path / "above" / "right", "x.png", "IM0001")
+    found = names(images_in(tmp_path / "above", 2), tmp_path / "above")
+    assert found == ["left/x.png", "right/IM0001", "right/x.png"]
+
+
+def test_kinds_that_are_mixed(tmp_path: Path) -> None:
+    fill(tmp_path, "scan.nii.gz", "screenshot.png", "IM0001", "IM0002", "DICOMDIR")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert names(images_in(tmp_path), tmp_path) == ["scan.nii.gz"]
+    assert names(images_in(tmp_path, 2), tmp_path) == ["IM0001", "IM0002", "scan.nii.gz", "screenshot.png"]
+    (tmp_path / "scan.nii.gz").unlink()
+    assert images_in(tmp_path) == [str(tmp_path)], "one series"
+    assert names(images_in(tmp_path, 2), tmp_path) == ["IM0001", "IM0002", "screenshot.png"]
+
+
+def test_labels_told_by_their_folder_only(tmp_path: Path) -> None:
+    fill(tmp_path / "imagesTr", "hippocampus_001.nii.gz")
+    fill(tmp_path / "labelsTr", "hippocampus_001.nii.gz")
+    for root in (tmp_path, tmp_path / "imagesTr"):
+        (found,) = images_in(root, dataset="task04_hippocampus")
+        assert found == str(tmp_path / "imagesTr/hippocampus_001.nii.gz")

@@ -49,6 +49,16 @@ def test_the_split_never_changes() -> None:
         ({"files": []}, r"\$\.files"),
         ({"files": [{"name": "../up.tar", "url": "http://h/a.tar", "unpack": "tar"}]}, r"\$\.files\[0\]\.name"),
         ({"name": "yours"}, "yours"),
+        ({"classes": None}, "classes"),
+        ({"task": "colouring"}, r"\$\.task"),
+        (
+            {"classes": [{"label": 0, "name": "a"}, {"label": 1, "name": "b", "value": 0}]},
+            r"\$\.classes: a value stands twice in \[0, 0\]",
+        ),
+        ({"split": {"rule": "cases", "train": ["a"], "validation": ["b"], "test": ["a"]}}, "'a' stands in two splits"),
+        ({"split": {"rule": "cases", "train": ["a"], "validation": ["b"]}}, r"\$\.split"),
+        ({"cases": 2, "split": {"rule": "cases", "train": ["a"], "validation": ["b"], "test": ["c"]}}, "3 cases"),
+        ({"access": {"kind": "manual", "how": "Ask."}}, r"\$\.access"),
     ],
 )
 def test_a_wrong_manifest_names_the_field(write_manifest: Any, changes: dict[str, Any], where: str) -> None:
@@ -70,6 +80,11 @@ def test_checksums_sizes_and_even_files_may_be_unknown(write_manifest: Any) -> N
     assert archive.bytes is None and not archive.hashes
     access = {"kind": "request", "how": "Sign the agreement."}
     assert load_manifest(write_manifest(files=[], access=access)).archives == ()
+
+
+def test_denoising_needs_no_classes(write_manifest: Any) -> None:
+    manifest = load_manifest(write_manifest(task="denoising", classes=None))
+    assert manifest.labels == manifest.values == ()
 
 
 def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
