@@ -1,4 +1,4 @@
-"""Results of every case: one table with the classes by name, distances in millimetres."""
+"""Results of every case: one table with the classes by name, distances in millimetres, confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.handlers import HausdorffDistance
 from monai.utils import string_list_all_gather
+from scipy.stats import bootstrap
 
+from monai_ext.data.case_name import case_name, file_of, stem
 from monai_ext.handlers.files import atomic_write
 
-__all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "case_name"]
+__all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "case_name", "confidence_interval"]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,20 +43,40 @@ class HausdorffDistanceMM(HausdorffDistance):
 class CaseMetricsSaver:
     """Write the evaluator's per-case values to one CSV.
 
-    Columns: ``case``, then ``<metric>_<class>`` and ``<metric>_mean`` for every metric; rows ``mean`` and ``std``
-    (of the population) at the end. A class that is absent from a case has an empty cell, a distance to an absent
-    prediction ``inf``; neither is part of means and deviations, and the log says how many were left out.
+    Columns: ``case``, then ``<metric>_<class>`` and ``<metric>_mean`` for every metric, or ``<metric>`` alone where
+    there are no classes. Rows at the end: ``mean`` and ``std`` (of the population) over the cases; ``ci95_low`` and
+    ``ci95_high``, the ``confidence_interval`` of the mean, empty for a single case; ``pooled``, if asked for. A class
+    that is absent from a case has an empty cell, a distance to an absent prediction ``inf``; neither is part of what
+    the rows at the end say, and the log says how many were left out.
 
     Args:
         path: the file.
-        class_names: foreground classes in the order of the metrics' columns.
+        class_names: foreground classes in the order of the metrics' columns; none for metrics of one column.
         metrics: name in the table for each of the evaluator's metrics, by the evaluator's name for it.
+        pooled: those of ``metrics`` whose value over all cases together, ``engine.state.metrics``, belongs in the
+            row ``pooled``; only for metrics of one column.
+        resamples: of the bootstrap behind the confidence intervals.
     """
 
-    def __init__(self, path: str | os.PathLike, class_names: Sequence[str], metrics: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        class_names: Sequence[str] = (),
+        metrics: Mapping[str, str] | None = None,
+        pooled: Sequence[str] = (),
+        resamples: int = 10_000,
+    ) -> None:
         self.path = Path(path)
         self.class_names = list(class_names)
-        self.metrics = dict(metrics)
+        self.metrics = dict(metrics or {})
+        if not self.metrics:
+            raise ValueError("metrics is empty; give the evaluator's metrics and their names in the table.")
+        self.pooled = list(pooled)
+        unknown = [key for key in self.pooled if key not in self.metrics]
+        if unknown or (self.pooled and self.class_names):
+            reason = f"{unknown} is not in metrics" if unknown else "there are classes"
+            raise ValueError(f"pooled must name metrics of one column, got {self.pooled}: {reason}.")
+        self.resamples = resamples
         self._files: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -70,7 +92,7 @@ class CaseMetricsSaver:
         if not isinstance(batch, list):
             raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
         for item in batch:
-            self._files.append(_file(item["image"]) or f"case_{len(self._files)}")
+            self._files.append(file_of(item["image"]) or f"case_{len(self._files)}")
 
     def __call__(self, engine: Engine) -> None:
         files = string_list_all_gather(self._files) if idist.get_world_size() > 1 else self._files
@@ -84,24 +106,34 @@ class CaseMetricsSaver:
                 raise ValueError(f"the evaluator has no metric {key!r} with details; it has: {known}.")
             values = torch.as_tensor(details).double().cpu().numpy()
             values = values.reshape(len(values), -1)
-            if values.shape != (len(files), len(self.class_names)):
+            if values.shape != (len(files), len(self.class_names) or 1):
+                expected = f"the classes {', '.join(self.class_names)}" if self.class_names else "no class_names"
                 raise ValueError(
                     f"the metric {key!r} has values for {values.shape[0]} cases and {values.shape[1]} classes, "
-                    f"there are {len(files)} cases and the classes {', '.join(self.class_names)}."
+                    f"there are {len(files)} cases and {expected}."
                 )
             for file, line in zip(files, values):
+                if not self.class_names:
+                    rows[file][title] = line[0]
+                    continue
                 rows[file] |= {f"{title}_{name}": value for name, value in zip(self.class_names, line)}
                 rows[file][f"{title}_mean"] = _over(np.mean, line[~np.isnan(line)])
-        names = [_stem(file) for file in rows]
+        names = [stem(file) for file in rows]
         if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
             names = [f"{Path(file).parent.name}/{name}" for file, name in zip(rows, names)]
         if len(set(names)) < len(names):
             names = list(rows)
-        self._write(dict(zip(names, rows.values())))
+        pooled = {self.metrics[key]: float(engine.state.metrics[key]) for key in self.pooled}
+        self._write(dict(zip(names, rows.values())), {"pooled": pooled} if pooled else {})
 
-    def _write(self, rows: dict[str, dict[str, float]]) -> None:
-        columns = [f"{title}_{name}" for title in self.metrics.values() for name in [*self.class_names, "mean"]]
-        summary: dict[str, dict[str, float]] = {"mean": {}, "std": {}}
+    def _columns(self) -> list[str]:
+        if not self.class_names:
+            return list(self.metrics.values())
+        return [f"{title}_{name}" for title in self.metrics.values() for name in [*self.class_names, "mean"]]
+
+    def _write(self, rows: dict[str, dict[str, float]], pooled: dict[str, dict[str, float]]) -> None:
+        columns = self._columns()
+        summary: dict[str, dict[str, float]] = {"mean": {}, "std": {}, "ci95_low": {}, "ci95_high": {}}
         for column in columns:
             values = np.asarray([row[column] for row in rows.values()])
             finite = values[np.isfinite(values)]
@@ -109,28 +141,31 @@ class CaseMetricsSaver:
                 left_out = len(values) - len(finite)
                 _logger.warning("%s: %d of %d cases have no value, left out of mean.", column, left_out, len(values))
             summary["mean"][column], summary["std"][column] = _over(np.mean, finite), _over(np.std, finite)
+            interval = confidence_interval(finite, self.resamples)
+            summary["ci95_low"][column], summary["ci95_high"][column] = interval
         with atomic_write(self.path, "w") as file:
             writer = csv.writer(file)
             writer.writerow(["case", *columns])
-            for case, row in [*sorted(rows.items()), *summary.items()]:
-                writer.writerow([case, *["" if np.isnan(row[key]) else f"{row[key]:.4f}" for key in columns]])
+            for case, row in [*sorted(rows.items()), *(summary | pooled).items()]:
+                writer.writerow([case, *[_cell(row.get(key, float("nan"))) for key in columns]])
 
 
-def case_name(image: Any, default: str = "case") -> str:
-    """The name of the file an image was loaded from, without its suffix."""
-    file = _file(image)
-    return _stem(file) if file else default
+def confidence_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean by the percentile bootstrap over cases; NaN for fewer than two.
+
+    Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), by ``scipy.stats.bootstrap``: the 2.5 and 97.5
+    percentiles of the means of ``resamples`` draws of as many cases, with replacement. Few cases make it too narrow.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = bootstrap(
+        (values,), np.mean, n_resamples=resamples, batch=1000, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _file(image: Any) -> str | None:
-    return image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-
-
-def _stem(file: str) -> str:
-    name = Path(file).name
-    for suffix in (".nii.gz", ".nii", ".dcm", ".png", ".npy"):
-        name = name.removesuffix(suffix)
-    return name
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.4f}"
 
 
 def _over(function: Any, values: np.ndarray) -> float:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from monai.transforms import ResampleToMatch
 
-from monai_ext.handlers.case_metrics import case_name
+from monai_ext.data.case_name import case_name
 from monai_ext.handlers.files import atomic_write
+from monai_ext.handlers.planes import PANEL_WIDTH, on_grid_of, panel_height, upright, views
 
 __all__ = ["OverlaySaver", "dice_of_classes", "draw_overlay"]
 
@@ -25,16 +24,15 @@ _logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, told apart with any colour vision; by class from 1 on.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-_WIDTH = 3.2  # of a panel, in inches
-_PLANES = ("sagittal", "coronal", "axial")
 
 
 class OverlaySaver:
     """Draw a PNG of every case of an evaluator.
 
     Looks for ``image``, ``label`` and ``pred`` in the engine's output after postprocessing, then in its batch;
-    label and prediction may be label maps or one channel a class. Where ``Invertd`` brought the prediction back to
-    the grid of the file, the image follows by both affines.
+    label and prediction may be label maps or one channel a class. A 2D image of three channels is shown in colour, of
+    any other the first channel. Where ``Invertd`` brought the prediction back to the grid of the file, the image
+    follows by both affines.
 
     Args:
         folder: where the pictures go, named by their cases.
@@ -65,7 +63,7 @@ class OverlaySaver:
             target = found["pred"] if found["pred"] is not None else found["label"]
             source = found["image"] if found["image"] is not None else target
             name = case_name(source, f"rank{idist.get_rank()}_{self._drawn}")
-            image = _on_grid_of(found["image"], target)
+            image = on_grid_of(found["image"], target)
             if image is None:
                 _logger.warning("%s: no picture, the image's grid is not that of the prediction.", name)
                 continue
@@ -74,13 +72,14 @@ class OverlaySaver:
                 found["label"] = None
             affine = image.affine.cpu().numpy() if isinstance(image, MetaTensor) else None
             draw_overlay(
-                _first_channel(image),
+                _shown(image),
                 _label_map(found["label"]),
                 _label_map(found["pred"]),
                 self.folder / f"{name}.png",
                 class_names=self.class_names,
                 title=name,
                 affine=affine,
+                colour=_is_colour(image),
             )
             self._drawn += 1
 
@@ -93,6 +92,7 @@ def draw_overlay(
     class_names: Sequence[str] = (),
     title: str = "",
     affine: np.ndarray | None = None,
+    colour: bool = False,
 ) -> None:
     """Draw image, reference and prediction in one PNG, written whole or not at all.
 
@@ -100,14 +100,15 @@ def draw_overlay(
     prediction where there is none). The prediction's panels carry the reference's outline in white.
 
     Args:
-        image: the image, [W, H] or [W, H, D].
-        label: reference as label map of the same shape, or None.
+        image: the image, [W, H] or [W, H, D]; with ``colour`` [W, H, 3].
+        label: reference as label map of the same shape (without the colours), or None.
         pred: prediction, likewise.
         path: the PNG.
         class_names: names of the foreground classes, from class 1 on.
         title: name of the case; the Dice of each class is added where both maps are given.
         affine: from voxels to mm in RAS+; puts a volume upright and gives pixels their shape. Without it the
             axes are taken for right, anterior, superior.
+        colour: the last axis of the image is red, green, blue.
 
     Raises:
         ValueError: for arrays of different shapes or dimensions that cannot be drawn.
@@ -118,35 +119,39 @@ def draw_overlay(
     image = np.asarray(image, dtype=np.float32)
     given = {"reference": label, "prediction": pred}
     maps = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    size = image.shape[:-1] if colour else image.shape
     for name, value in maps.items():
-        if value.shape != image.shape:
-            raise ValueError(f"image and {name} have different shapes, {image.shape} and {value.shape}.")
-    if image.ndim not in (2, 3):
-        raise ValueError(f"a picture needs an image of 2 or 3 dimensions, got the shape {image.shape}.")
+        if value.shape != size:
+            raise ValueError(f"image and {name} have different shapes, {size} and {value.shape}.")
+    if len(size) not in (2, 3) or (colour and (len(size), image.shape[-1]) != (2, 3)):
+        kind = "in colour must be [W, H, 3]" if colour else "needs an image of 2 or 3 dimensions"
+        raise ValueError(f"a picture {kind}, got the shape {image.shape}.")
     names = _class_names(class_names, maps)
     if len(maps) == 2:
         scores = dice_of_classes(maps["reference"], maps["prediction"], len(names))
         told = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores) if not np.isnan(score))
         title = f"{title}\nDice: {told}" if told else title
-    spacing = np.ones(image.ndim)
-    if image.ndim == 3 and affine is not None:
-        orientation = nib.orientations.io_orientation(affine)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(orientation[:, 0])]
-        image = nib.orientations.apply_orientation(image, orientation)
-        maps = {name: nib.orientations.apply_orientation(value, orientation) for name, value in maps.items()}
-    views = _views(image, maps, spacing)
+    if colour:
+        spacing = np.ones(2)
+    else:
+        (image, *turned), spacing = upright([image, *maps.values()], affine)
+        maps = dict(zip(maps, turned))
+    marked = next((value for value in maps.values() if (value > 0).any()), np.zeros(image.shape[: len(size)]))
+    panels = views(len(size), _largest(marked), spacing)
     low, high = np.nanpercentile(image, (1, 99))
     columns = ["image", *maps]
-    heights = [_height(cut(image).shape, aspect) for _, cut, aspect in views]
-    size = (_WIDTH * len(columns), 1.2 + sum(heights))
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    heights = [panel_height(cut(image).shape, aspect) for _, cut, aspect in panels]
+    figsize = (PANEL_WIDTH * len(columns), 1.2 + sum(heights))
+    figure = Figure(figsize=figsize, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(views), len(columns), squeeze=False, height_ratios=heights)
-    origin = "upper" if image.ndim == 2 else "lower"  # photographs begin at the top
-    for row, (plane, cut, aspect) in zip(grid, views):
+    grid = figure.subplots(len(panels), len(columns), squeeze=False, height_ratios=heights)
+    origin = "upper" if len(size) == 2 else "lower"  # photographs begin at the top
+    if colour:
+        image = np.clip((image - low) / max(float(high - low), 1e-12), 0, 1)
+    for row, (plane, cut, aspect) in zip(grid, panels):
         slices = {name: cut(value).T for name, value in maps.items()}
         for axes, column in zip(row, columns):
-            axes.imshow(cut(image).T, cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
+            axes.imshow(cut(image).swapaxes(0, 1), cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
             if column in slices:
                 _paint(axes, slices[column], origin, aspect, len(names))
             if column == "prediction" and "reference" in slices:
@@ -176,28 +181,13 @@ def _class_names(given: Sequence[str], maps: dict[str, np.ndarray]) -> list[str]
     return [*given, *[f"class {index}" for index in range(len(given) + 1, highest + 1)]]
 
 
-def _views(image: np.ndarray, maps: dict[str, np.ndarray], spacing: np.ndarray) -> list[tuple[str, Any, float]]:
-    """Name of each shown plane, the function that cuts it, and the height of its pixels over their width."""
-    if image.ndim == 2:
-        return [("", lambda value: value, float(spacing[1] / spacing[0]))]
-    present = [value for value in maps.values() if (value > 0).any()]
-    views = []
-    for axis, plane in enumerate(_PLANES):
-        others = [other for other in range(3) if other != axis]
-        index = image.shape[axis] // 2
-        if present:
-            index = int((present[0] > 0).sum(axis=tuple(others)).argmax())
-
-        def cut(value: np.ndarray, axis: int = axis, index: int = index) -> np.ndarray:
-            return np.take(value, index, axis)
-
-        views.append((plane, cut, float(spacing[others[1]] / spacing[others[0]])))
-    return views
-
-
-def _height(shape: tuple[int, int], aspect: float) -> float:
-    """Height of a panel that is ``_WIDTH`` wide, at most 1.2 times as high as wide; [W, H] voxels."""
-    return min(_WIDTH * shape[1] * aspect / shape[0], 1.2 * _WIDTH)
+def _largest(label: np.ndarray) -> list[int]:
+    """For every axis, the slice with the largest area of the foreground; the middle one where there is none."""
+    indices = []
+    for axis in range(label.ndim):
+        areas = (label > 0).sum(axis=tuple(other for other in range(label.ndim) if other != axis))
+        indices.append(int(areas.argmax()) if areas.any() else label.shape[axis] // 2)
+    return indices
 
 
 def _paint(axes: Any, labels: np.ndarray, origin: str, aspect: float, num_classes: int) -> None:
@@ -231,22 +221,14 @@ def _legend(figure: Any, names: Sequence[str], outline: bool) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small", facecolor="0.6")
 
 
-def _on_grid_of(image: Any, target: Any) -> Any:
-    """The image on the voxels of the target, or None where that cannot be had."""
-    if image is None or target is None:
-        return image
-    same_shape = image.shape[1:] == target.shape[1:]
-    if not (isinstance(image, MetaTensor) and isinstance(target, MetaTensor)):
-        return image if same_shape else None
-    if same_shape and torch.allclose(image.affine, target.affine.to(image.affine), atol=1e-3):
-        return image
-    # a plain copy: resampling notes itself in the image's history, which Invertd reads
-    copy = MetaTensor(image.as_tensor().detach().float(), affine=image.affine, meta=dict(image.meta))
-    return ResampleToMatch(mode="bilinear", padding_mode="border")(copy, target)
+def _shown(image: Any) -> np.ndarray:
+    """A 2D image of three channels as colours, [W, H, 3]; else the first channel."""
+    image = torch.as_tensor(image).detach().cpu().float()
+    return (image.movedim(0, -1) if _is_colour(image) else image[0]).numpy()
 
 
-def _first_channel(image: Any) -> np.ndarray:
-    return torch.as_tensor(image)[0].detach().cpu().float().numpy()
+def _is_colour(image: Any) -> bool:
+    return image.ndim == 3 and image.shape[0] == 3
 
 
 def _label_map(value: Any) -> np.ndarray | None:

@@ -1,8 +1,9 @@
 """Networks: assembled from blocks, any mixer inside."""
 
+from monai_ext.networks.residual import ResidualNetwork
 from monai_ext.networks.swin import MixerSwin
 from monai_ext.networks.swin_unetr import MixerSwinUNETR
 from monai_ext.networks.unetr import MixerUNETR
 from monai_ext.networks.vit import MixerViT
 
-__all__ = ["MixerSwin", "MixerSwinUNETR", "MixerUNETR", "MixerViT"]
+__all__ = ["MixerSwin", "MixerSwinUNETR", "MixerUNETR", "MixerViT", "ResidualNetwork"]

@@ -176,7 +176,7 @@ def table(path: Path) -> dict[str, dict[str, str]]:
 def test_evaluation(evaluated: Path, phantom: Path) -> None:
     case = datalist(NAME, phantom, "test")[0]["case"]
     rows = table(evaluated / "metrics.csv")
-    assert list(rows) == [case, "mean", "std"]
+    assert list(rows) == [case, "mean", "std", "ci95_low", "ci95_high"]
     assert list(rows[case]) == COLUMNS
     for name in COLUMNS[:3]:
         assert 0 <= float(rows[case][name]) <= 1 and rows[case][name] == rows["mean"][name]
@@ -306,7 +306,7 @@ def test_shipped_weights_on_real_scans(real_data: Path, hippocampus: Path, tmp_p
     flow.run()
     rows = table(tmp_path / "metrics.csv")
     cases = [entry["case"] for split in ("validation", "test") for entry in datalist(NAME, folder, split)]
-    assert list(rows) == [*sorted(cases), "mean", "std"]
+    assert list(rows) == [*sorted(cases), "mean", "std", "ci95_low", "ci95_high"]
     assert float(rows["mean"]["dice_mean"]) == pytest.approx(0.883, abs=0.003)  # what the bundle's README says
     assert min(float(rows[case]["dice_mean"]) for case in cases) >= 0.7
     assert float(rows["mean"]["hd95_mean"]) <= 2.0

@@ -20,7 +20,7 @@ from torch import nn
 
 from monai_ext.handlers import overlay
 from monai_ext.handlers.best_model import BestModelSaver
-from monai_ext.handlers.case_metrics import CaseMetricsSaver, HausdorffDistanceMM, case_name
+from monai_ext.handlers.case_metrics import CaseMetricsSaver, HausdorffDistanceMM, case_name, confidence_interval
 from monai_ext.handlers.overlay import OverlaySaver, dice_of_classes, draw_overlay
 from monai_ext.handlers.progress import LossProgressBar
 from monai_ext.handlers.training_log import TrainingLogHandler, draw_curve, read_log
@@ -71,6 +71,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
         return {row.pop("case"): row for row in csv.DictReader(file)}
 
 
+SUMMARY = ("mean", "std", "ci95_low", "ci95_high")
 TITLES = {"val_mean_dice": "dice", "val_hd95": "hd95"}
 
 
@@ -85,11 +86,14 @@ def test_table_of_cases(tmp_path: Path) -> None:
     header = "case,dice_anterior,dice_posterior,dice_mean,hd95_anterior,hd95_posterior,hd95_mean"
     assert text.splitlines()[0] == header
     rows = read_table(tmp_path / "new" / "metrics.csv")
-    assert list(rows) == ["a", "b", "mean", "std"]
+    assert list(rows) == ["a", "b", *SUMMARY]
     assert list(rows["a"].values()) == ["0.7500", "1.0000", "0.8750", "2.5000", "0.0000", "1.2500"]
     assert list(rows["b"].values()) == ["1.0000", "1.0000", "1.0000", "0.0000", "0.0000", "0.0000"]
     assert rows["mean"]["dice_mean"] == "0.9375" and rows["std"]["dice_mean"] == "0.0625"
     assert rows["mean"]["hd95_anterior"] == "1.2500"
+    # of two cases a quarter of all draws holds one of them twice
+    assert rows["ci95_low"]["dice_mean"] == "0.8750" and rows["ci95_high"]["dice_mean"] == "1.0000"
+    assert rows["ci95_low"]["dice_posterior"] == rows["ci95_high"]["dice_posterior"] == "1.0000"
 
 
 def test_absent_classes_are_left_out_of_means(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +116,54 @@ def test_absent_classes_are_left_out_of_means(tmp_path: Path, caplog: pytest.Log
 def test_cases_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
     items = [case(f"/x/{name}/image.nii.gz", cube(1), cube(1), (1, 1, 1)) for name in ("p1", "p2")]
     evaluate(items, [CaseMetricsSaver(tmp_path / "m.csv", CLASSES, TITLES)])
-    assert list(read_table(tmp_path / "m.csv")) == ["p1/image", "p2/image", "mean", "std"]
+    assert list(read_table(tmp_path / "m.csv")) == ["p1/image", "p2/image", *SUMMARY]
+
+
+def test_confidence_interval() -> None:
+    """That of the normal distribution for many cases, and close to the exact one for three."""
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    low, high = confidence_interval(values)
+    error = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - error, abs=0.02)
+    assert high == pytest.approx(values.mean() + error, abs=0.02)
+    assert confidence_interval(values) == (low, high), "seeded"
+    # of the 27 draws from 0, 0 and 9 eight have the mean 0 (30 %), one has 9 (3.7 %, above 2.5)
+    assert confidence_interval(np.asarray([0.0, 0.0, 9.0])) == (0.0, 9.0)
+    assert np.isnan(confidence_interval(np.asarray([1.0]))).all()
+
+
+def finished(details: dict[str, list[float]], files: list[str], **overall: float) -> Engine:
+    """An engine at the end of an evaluation."""
+    engine = Engine(lambda *_: None)
+    engine.state.metric_details = {key: torch.tensor(value)[:, None] for key, value in details.items()}
+    engine.state.metrics = overall
+    engine.state.batch = [{"image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": file})} for file in files]
+    return engine
+
+
+def test_table_without_classes(tmp_path: Path) -> None:
+    engine = finished({"val_psnr": [31.0, math.inf], "val_auc": [0.5, 0.75]}, ["/x/b.tif", "/x/a.jpg"], val_auc=0.7)
+    saver = CaseMetricsSaver(tmp_path / "m.csv", metrics={"val_psnr": "psnr", "val_auc": "auc"}, pooled=["val_auc"])
+    saver._add(engine)
+    saver(engine)
+    rows = read_table(tmp_path / "m.csv")
+    assert list(rows) == ["a", "b", *SUMMARY, "pooled"]
+    assert rows["b"] == {"psnr": "31.0000", "auc": "0.5000"} and rows["a"]["psnr"] == "inf"
+    assert rows["mean"] == {"psnr": "31.0000", "auc": "0.6250"}
+    assert rows["ci95_low"] == {"psnr": "", "auc": "0.5000"}, "one finite value has no interval"
+    assert rows["pooled"] == {"psnr": "", "auc": "0.7000"}
+
+
+def test_wrong_options_of_the_table(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="metrics is empty"):
+        CaseMetricsSaver(tmp_path / "m.csv")
+    with pytest.raises(ValueError, match=r"pooled must name metrics of one column, got \['b'\]: \['b'\] is not in"):
+        CaseMetricsSaver(tmp_path / "m.csv", metrics={"a": "a"}, pooled=["b"])
+    with pytest.raises(ValueError, match="there are classes"):
+        CaseMetricsSaver(tmp_path / "m.csv", CLASSES, {"a": "a"}, pooled=["a"])
+    items = [case("/x/a.nii", cube(1), cube(1), (1, 1, 1))]
+    with pytest.raises(ValueError, match="values for 1 cases and 2 classes, there are 1 cases and no class_names"):
+        evaluate(items, [CaseMetricsSaver(tmp_path / "m.csv", metrics=TITLES)])
 
 
 def test_a_wrong_list_of_classes_or_metrics(tmp_path: Path) -> None:
@@ -213,6 +264,27 @@ def test_a_volume_is_put_upright(tmp_path: Path) -> None:
     order = (2, 0, 1)
     draw_overlay(image.transpose(order)[::-1], labels.transpose(order)[::-1], None, tmp_path / "b.png", affine=turned)
     assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
+
+
+def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three channels of a 2D image are its colours; of any other image the first channel is drawn."""
+    shape = (20, 15)
+    image = torch.zeros(3, *shape)
+    image[0, :10], image[2, 10:] = 9.0, 9.0  # red and blue
+    engine = Engine(lambda *_: None)
+    engine.state.batch = [{"image": MetaTensor(image, meta={"filename_or_obj": "/x/eye.jpg"})}]
+    engine.state.output = [{"pred": torch.ones(1, *shape).tril()}]
+    OverlaySaver(tmp_path, ["vessel"])(engine)
+    picture = imread(tmp_path / "eye.png")
+    assert shows(picture, (1, 0, 0)) and shows(picture, (0, 0, 1))
+    with pytest.raises(ValueError, match=r"in colour must be \[W, H, 3\], got the shape \(20, 15, 2\)"):
+        draw_overlay(np.zeros((*shape, 2)), None, None, tmp_path / "b.png", colour=True)
+    drawn = {}
+    monkeypatch.setattr(overlay, "draw_overlay", lambda image, label, pred, path, **rest: drawn.update(image=image))
+    volume = torch.rand(3, 6, 5, 4)
+    engine.state.batch, engine.state.output = [{"image": volume}], [{"pred": torch.zeros(1, 6, 5, 4)}]
+    OverlaySaver(tmp_path)(engine)
+    np.testing.assert_array_equal(drawn["image"], volume[0])
 
 
 def test_dice_of_classes() -> None:

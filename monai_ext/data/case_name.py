@@ -1,0 +1,31 @@
+"""What a case is called: the name of the file its image came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+
+__all__ = ["case_name", "file_of", "stem"]
+
+_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+
+
+def case_name(image: Any, default: str = "case") -> str:
+    """The name of the file an image was loaded from, without its suffix."""
+    file = file_of(image)
+    return stem(file) if file else default
+
+
+def file_of(image: Any) -> str | None:
+    """The file an image was loaded from, as far as the image knows."""
+    return image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+
+
+def stem(file: str) -> str:
+    """The last part of a path, without the suffix of an image."""
+    name = Path(file).name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name

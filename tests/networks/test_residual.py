@@ -1,0 +1,27 @@
+"""The network around a residual."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_ext.handlers.checkpoints import network_options
+from monai_ext.networks import MixerUNETR, ResidualNetwork
+
+OPTIONS = {"img_size": 16, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3, "feature_size": 4, "patch_size": 4}
+
+
+@pytest.mark.parametrize("size", [(13, 9), (9, 7, 11)], ids=["2D", "3D"])
+def test_it_adds_the_input(size: tuple[int, ...]) -> None:
+    inner = MixerUNETR(in_channels=1, out_channels=1, spatial_dims=len(size), num_layers=2, **OPTIONS)
+    network, x = ResidualNetwork(network=inner), torch.randn(2, 1, *size)
+    torch.testing.assert_close(network(x) - inner(x), x)
+    assert list(network.state_dict()) == [f"network.{key}" for key in inner.state_dict()]
+    assert network_options(network) is not None
+    network(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_wrong_channels() -> None:
+    with pytest.raises(ValueError, match="gives 3 channels for 1, a residual needs as many"):
+        ResidualNetwork(torch.nn.Conv2d(1, 3, 1))(torch.zeros(1, 1, 4, 5))
