@@ -27,7 +27,7 @@ _WIDTH, _HEIGHT = 0x0100, 0x0101
 _BITS = 0x0102  # of TIFF: bits of each channel
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "RGBX", "CMYK")
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 
 class PictureError(ValueError):
@@ -133,6 +133,7 @@ def _opened(path: Path, source: Path | io.BytesIO) -> Image.Image | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are usual here
         try:
+            Image.init()  # else formats that were not used before are unknown
             return Image.open(source, formats=_FORMATS)
         except UnidentifiedImageError as error:
             with path.open("rb") as file:
