@@ -191,7 +191,8 @@ def test_weights(bundle: Path) -> None:
 
 def test_export(bundle: Path, tmp_path: Path) -> None:
     net = network(bundle)
-    image = torch.randn(1, 1, *config(bundle, "inference.json")["patch_size"])
+    settings = config(bundle, "inference.json")
+    image = torch.randn(1, settings["network_def"]["in_channels"], *settings["patch_size"])
     ckpt_export(
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
