@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 WIDTH, HEIGHT = 999, 960
+FINEST = 0.35  # half the width, in drawn pixels, of the finest vessel that can be seen
 _STEP = 2.0  # between two points of a vessel
 
 
@@ -49,8 +50,8 @@ def draw_fundus(rng: np.random.Generator, case: str, size: int) -> tuple[np.ndar
     rim = np.hypot((x - disc[0]) / rng.uniform(0.9, 1.0), y - disc[1]) - radius
     inside = 1 / (1 + np.exp(np.clip(rim / rng.uniform(3, 7), -30, 30)))
     cup = np.hypot(x - disc[0] + nasal * 25, y - disc[1] - 5) / rng.uniform(30, 50)
-    paper = np.array([235.0, 135.0, 35.0]) * rng.uniform(0.92, 1.08, 3)
-    glow = paper + np.exp(-(cup**2))[..., None] * [30, 75, 45]
+    paper = np.array([240.0, 122.0, 28.0]) * rng.uniform(0.92, 1.08, 3)
+    glow = paper + np.exp(-(cup**2))[..., None] * [25, 95, 35]
     scene += 0.85 * inside[..., None] * (glow - scene)
 
     # blood takes most of the green light, some of the red and of the blue; the wall of a thick vessel shines
@@ -129,7 +130,7 @@ def _grown(
             children.append((place, angle + way, thick * rng.uniform(0.38, 0.78), artery, 0.0))
             angle -= 0.15 * way
             next_branch = at + rng.uniform(70, 210)
-    dark = rng.uniform(0.32, 0.5) if artery else rng.uniform(0.42, 0.62)
+    dark = rng.uniform(0.42, 0.6) if artery else rng.uniform(0.56, 0.78)
     return Vessel(np.array(points).reshape(-1, 2), np.array(radii), dark, artery), children
 
 
@@ -140,12 +141,15 @@ def _stamped(vessels: list[Vessel], shape: tuple[int, int], scale: float) -> tup
     for vessel in vessels:
         stride = _stride(scale)
         for (x, y), radius in zip(vessel.points[::stride] * scale, vessel.radii[::stride] * scale):
+            if radius < FINEST:
+                continue
             window, distance = _window(x, y, radius + 1.5, shape)
             if distance is None:
                 continue
+            wide = max(radius, 0.6)
             # thin vessels are faint: part of a pixel is ground, and there is less blood on the way of the light
             faint = vessel.dark * min(1.0, 0.55 + 0.14 * radius / scale)
-            inside = np.clip(radius - distance + 0.5, 0, 1) * np.sqrt(np.clip(1.15 - (distance / radius) ** 2, 0, 1))
+            inside = np.clip(wide - distance + 0.5, 0, 1) * np.sqrt(np.clip(1.15 - (distance / wide) ** 2, 0, 1))
             np.maximum(shade[window], faint * inside, out=shade[window])
             if radius / scale > 2.4:
                 line = np.exp(-((distance / (0.3 * radius)) ** 2)) * (1.0 if vessel.artery else 0.45)
@@ -167,6 +171,8 @@ def _second_observer(
         shift = rng.normal(0, 0.6, 2)
         stride = _stride(scale)
         for (x, y), radius in zip((vessel.points[:last:stride] + shift) * scale, vessel.radii[:last:stride]):
+            if radius * scale < FINEST:
+                continue
             drawn = max((radius + hand + 0.12 * rng.standard_normal()) * scale, 0.5)
             window, distance = _window(x, y, drawn + 1, shape)
             if distance is not None:
@@ -200,6 +206,7 @@ def _ground(
     away = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / reach**2
     light *= 1.06 - rng.uniform(0.12, 0.35) * away
     light *= 1 + 0.0003 * rng.uniform(-1, 1) * (x - centre[0]) + 0.0003 * rng.uniform(-1, 1) * (y - centre[1])
+    light *= 1 + 0.035 * _smooth(rng, shape, max(0.7, 2.5 * scale))
     spots = np.stack([_smooth(rng, shape, 11 * scale) * 0.5 + _smooth(rng, shape, 26 * scale)] * 3, -1)
     ground = colour * light[..., None] * (1 + np.array([0.04, 0.1, 0.12]) * spots)
     # streaks: as long and narrow as vessels, but soft and without a tree

@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[str, np.ndarray, Callable]] = {
     "colour TIFF": ("TIFF", rows(np.uint8, 3), by_pillow),
     "TIFF of 16 bits": ("tif", rows(np.uint16), by_pillow),
     "TIFF of signed 16 bits": ("tif", rows(np.int16), by_itk),
-    "TIFF of 32 bits": ("tif", rows(np.int32), by_pillow),
+    "TIFF of 32 bits": ("tif", rows(np.int32) // 256, by_pillow),  # as many digits as float32 has
     "float TIFF": ("tiff", rows(np.float32), by_pillow),
     "colour TIFF of 16 bits": ("tif", rows(np.uint16, 3), by_itk),
     "colour float TIFF": ("tif", rows(np.float32, 3), by_itk),
@@ -122,7 +122,9 @@ def test_a_turned_camera(tmp_path: Path, suffix: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     by_pillow(path, np.repeat(np.repeat(rows(), 8, 0), 8, 1), exif=exif)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    image = Image.open(path)
+    image.load()  # which turns a TIFF
+    upright = np.asarray(ImageOps.exif_transpose(image))
     found, info = read_picture(path)
     np.testing.assert_array_equal(found, upright.T)
     assert info.orientation == orientation and info.shape == found.shape
@@ -153,15 +155,15 @@ def test_pages_are_slices(tmp_path: Path, kind: type) -> None:
 
 def test_small_copies_of_a_page_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    for number, page in enumerate((rows(), rows()[::2, ::2])):  # each marked as a small copy
-        Image.fromarray(page).save(path, tiffinfo={0x00FE: 1}, append=number > 0)
+    first, second = Image.fromarray(rows()), Image.fromarray(rows()[::2, ::2])
+    first.save(path, tiffinfo={0x00FE: 1}, save_all=True, append_images=[second])  # each marked as a small copy
     with pytest.raises(PictureError, match="nothing but reduced copies"):
         read_picture(path)
     content = path.read_bytes()
     marks = [content.find(struct.pack("<HHL", 0x00FE, kind, 1)) for kind in (3, 4)]  # as a short or long number
-    first = bytearray(content)
-    first[max(marks) + 8] = 0
-    path.write_bytes(first)
+    mended = bytearray(content)
+    mended[max(marks) + 8] = 0
+    path.write_bytes(mended)
     found, info = read_picture(path)
     np.testing.assert_array_equal(found, rows().T)
     assert info.pages == 1
