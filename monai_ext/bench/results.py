@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bench.child import MEASURED, SKIPPED
-from monai_ext.handlers.files import atomic_write, remove_leftovers
+from monai_ext.files import atomic_write, remove_leftovers
 
 Record = Mapping[str, Any]
 # what must be the same for figures to stand in one table

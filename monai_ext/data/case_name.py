@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 
 __all__ = ["case_name", "file_of", "stem"]
 
-_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 
 
 def case_name(image: Any, default: str = "case") -> str:

@@ -7,6 +7,7 @@ axes are x (left-right), y (posterior-anterior) and z (inferior-superior), in vo
 from __future__ import annotations
 
 import numpy as np
+from numpy import fft  # here, not at first use: its import can swallow a Ctrl-C
 
 Field = np.ndarray
 
@@ -94,9 +95,9 @@ def _blur(field: Field, sigma: float) -> Field:
     """Gaussian blur of standard deviation `sigma` voxels, by FFT with mirrored edges."""
     pads = [(min(8, n - 1),) * 2 if n > 1 else (0, 0) for n in field.shape]
     padded = np.pad(field, pads, mode="reflect")
-    frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in padded.shape), indexing="ij", sparse=True)
+    frequencies = np.meshgrid(*(fft.fftfreq(n) for n in padded.shape), indexing="ij", sparse=True)
     gain = np.exp(-2 * (np.pi * sigma) ** 2 * sum(f**2 for f in frequencies))
-    blurred = np.fft.ifftn(np.fft.fftn(padded) * gain).real
+    blurred = fft.ifftn(fft.fftn(padded) * gain).real
     return blurred[tuple(slice(low, n - high) for (low, high), n in zip(pads, padded.shape, strict=True))]
 
 

@@ -92,7 +92,7 @@ def read_picture(path: str | os.PathLike, labels: bool = False) -> tuple[np.ndar
         ValueError, OSError: the file is truncated, damaged, or no picture.
     """
     path = Path(path)
-    raw = path.read_bytes()
+    raw = path.read_bytes()  # from the file itself Pillow 13 reads a turned TIFF without compression wrongly
     if not raw:
         raise ValueError("the file is empty")
     with _plain_errors():

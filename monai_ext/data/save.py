@@ -22,7 +22,7 @@ from monai.transforms import SaveImaged
 from monai_ext.data.picture_files import picture_bytes
 from monai_ext.data.pictures import PICTURE_SUFFIXES, is_picture, picture_info
 from monai_ext.data.transforms import corner_distance
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
 
 __all__ = ["CONTENTS", "SaveLikeInputd", "distinct_names"]
 

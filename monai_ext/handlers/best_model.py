@@ -13,8 +13,8 @@ from ignite.handlers import EMAHandler
 from monai.utils import is_scalar
 from torch import nn
 
+from monai_ext.files import remove_leftovers
 from monai_ext.handlers.checkpoints import bare_network, save_checkpoint
-from monai_ext.handlers.files import remove_leftovers
 
 __all__ = ["BestModelSaver"]
 

@@ -19,7 +19,7 @@ from monai.utils import string_list_all_gather
 from scipy.stats import bootstrap
 
 from monai_ext.data.case_name import case_name, file_of, stem
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
 
 __all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "case_name", "confidence_interval"]
 

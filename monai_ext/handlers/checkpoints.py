@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
 
 __all__ = ["bare_network", "load_into", "load_weights", "plain_state", "read_checkpoint", "save_checkpoint"]
 

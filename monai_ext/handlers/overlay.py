@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from monai_ext.data.case_name import case_name
-from monai_ext.handlers.files import atomic_write
-from monai_ext.handlers.planes import PANEL_WIDTH, on_grid_of, panel_height, upright, views
+from monai_ext.files import atomic_write
+from monai_ext.handlers.case_pictures import CasePictures
+from monai_ext.handlers.planes import PANEL_WIDTH, panel_height, upright, views
 
 __all__ = ["OverlaySaver", "dice_of_classes", "draw_overlay"]
 
-_logger = logging.getLogger(__name__)
-
 # Okabe and Ito's colours, told apart with any colour vision; by class from 1 on.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+_OUTCOMES = {"found": "#009E73", "missed": "#56B4E9", "false": "#CC79A7"}
 
 
-class OverlaySaver:
+class OverlaySaver(CasePictures):
     """Draw a PNG of every case of an evaluator.
 
     Looks for ``image``, ``label`` and ``pred`` in the engine's output after postprocessing, then in its batch;
@@ -38,50 +33,28 @@ class OverlaySaver:
         folder: where the pictures go, named by their cases.
         class_names: names of the foreground classes, from class 1 on.
         max_cases: pictures a run, 0 for all.
+        errors: as in ``draw_overlay``.
     """
 
-    def __init__(self, folder: str | os.PathLike, class_names: Sequence[str] = (), max_cases: int = 0) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | os.PathLike, class_names: Sequence[str] = (), max_cases: int = 0, errors: bool = False
+    ) -> None:
+        super().__init__(folder, max_cases)
         self.class_names = list(class_names)
-        self.max_cases = max_cases
-        self._drawn = 0
+        self.errors = errors
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def _begin(self, _engine: Engine) -> None:
-        self._drawn = 0
-
-    def __call__(self, engine: Engine) -> None:
-        if not isinstance(engine.state.batch, list) or not isinstance(engine.state.output, list):
-            raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
-        for batch, output in zip(engine.state.batch, engine.state.output):
-            if self.max_cases and self._drawn >= self.max_cases:
-                return
-            found = {key: output.get(key, batch.get(key)) for key in ("image", "label", "pred")}
-            target = found["pred"] if found["pred"] is not None else found["label"]
-            source = found["image"] if found["image"] is not None else target
-            name = case_name(source, f"rank{idist.get_rank()}_{self._drawn}")
-            image = on_grid_of(found["image"], target)
-            if image is None:
-                _logger.warning("%s: no picture, the image's grid is not that of the prediction.", name)
-                continue
-            if found["label"] is not None and found["label"].shape[1:] != image.shape[1:]:
-                _logger.warning("%s: no reference in the picture, its grid is not that of the prediction.", name)
-                found["label"] = None
-            affine = image.affine.cpu().numpy() if isinstance(image, MetaTensor) else None
-            draw_overlay(
-                _shown(image),
-                _label_map(found["label"]),
-                _label_map(found["pred"]),
-                self.folder / f"{name}.png",
-                class_names=self.class_names,
-                title=name,
-                affine=affine,
-                colour=_is_colour(image),
-            )
-            self._drawn += 1
+    def draw(self, image: Any, label: Any, pred: Any, name: str) -> None:
+        draw_overlay(
+            _shown(image),
+            _label_map(label),
+            _label_map(pred),
+            self.folder / f"{name}.png",
+            class_names=self.class_names,
+            title=name,
+            affine=image.affine.cpu().numpy() if isinstance(image, MetaTensor) else None,
+            colour=_is_colour(image),
+            errors=self.errors,
+        )
 
 
 def draw_overlay(
@@ -93,6 +66,7 @@ def draw_overlay(
     title: str = "",
     affine: np.ndarray | None = None,
     colour: bool = False,
+    errors: bool = False,
 ) -> None:
     """Draw image, reference and prediction in one PNG, written whole or not at all.
 
@@ -109,6 +83,8 @@ def draw_overlay(
         affine: from voxels to mm in RAS+; puts a volume upright and gives pixels their shape. Without it the
             axes are taken for right, anterior, superior.
         colour: the last axis of the image is red, green, blue.
+        errors: where both maps are given, paint the prediction by what is found, missed (or of another class) and
+            false, instead of its classes under an outline that would hide thin structures, and draw twice as fine.
 
     Raises:
         ValueError: for arrays of different shapes or dimensions that cannot be drawn.
@@ -152,18 +128,23 @@ def draw_overlay(
         slices = {name: cut(value).T for name, value in maps.items()}
         for axes, column in zip(row, columns):
             axes.imshow(cut(image).swapaxes(0, 1), cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
-            if column in slices:
-                _paint(axes, slices[column], origin, aspect, len(names))
-            if column == "prediction" and "reference" in slices:
+            both = column == "prediction" and "reference" in slices
+            if both and errors:
+                outcomes = _outcomes(slices["reference"], slices["prediction"])
+                _paint(axes, outcomes, origin, aspect, list(_OUTCOMES.values()), 0.9)
+            elif column in slices:
+                colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(names))]
+                _paint(axes, slices[column], origin, aspect, colours, 0.9 if errors else 0.5)
+            if both and not errors:
                 _outline(axes, slices["reference"], len(names))
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(plane)
     for axes, column in zip(grid[0], columns):
         axes.set_title(column, fontsize="medium")
     figure.suptitle(title, fontsize="medium")
-    _legend(figure, names if maps else [], len(maps) == 2)
+    _legend(figure, names if maps else [], len(maps) == 2 and not errors, len(maps) == 2 and errors)
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=220 if errors else 110)
 
 
 def dice_of_classes(label: np.ndarray, pred: np.ndarray, num_classes: int) -> list[float]:
@@ -190,13 +171,18 @@ def _largest(label: np.ndarray) -> list[int]:
     return indices
 
 
-def _paint(axes: Any, labels: np.ndarray, origin: str, aspect: float, num_classes: int) -> None:
+def _outcomes(label: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """1 where the class is found, 2 where it is missed, 3 where there should be none; the order of ``_OUTCOMES``."""
+    return np.where(label > 0, np.where(pred == label, 1, 2), np.where(pred > 0, 3, 0))
+
+
+def _paint(axes: Any, labels: np.ndarray, origin: str, aspect: float, colours: Sequence[str], opacity: float) -> None:
     from matplotlib.colors import to_rgba
 
-    colours = np.zeros((*labels.shape, 4))
-    for index in range(1, num_classes + 1):
-        colours[labels == index] = to_rgba(_COLOURS[(index - 1) % len(_COLOURS)], 0.5)
-    axes.imshow(colours, origin=origin, aspect=aspect, interpolation="nearest")
+    painted = np.zeros((*labels.shape, 4))
+    for index, colour in enumerate(colours, start=1):
+        painted[labels == index] = to_rgba(colour, opacity)
+    axes.imshow(painted, origin=origin, aspect=aspect, interpolation="nearest")
 
 
 def _outline(axes: Any, labels: np.ndarray, num_classes: int) -> None:
@@ -210,13 +196,15 @@ def _outline(axes: Any, labels: np.ndarray, num_classes: int) -> None:
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def _legend(figure: Any, names: Sequence[str], outline: bool) -> None:
+def _legend(figure: Any, names: Sequence[str], outline: bool, errors: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=_COLOURS[i % len(_COLOURS)], label=name) for i, name in enumerate(names)]
     if outline:
         handles.append(Line2D([], [], color="white", linewidth=1.5, label="outline of the reference"))
+    if errors:
+        handles += [Patch(color=colour, label=name) for name, colour in _OUTCOMES.items()]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small", facecolor="0.6")
 

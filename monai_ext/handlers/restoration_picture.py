@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_gradient_magnitude, uniform_filter
 
-from monai_ext.data.case_name import case_name
-from monai_ext.handlers.files import atomic_write
+from monai_ext.files import atomic_write
+from monai_ext.handlers.case_pictures import CasePictures
 from monai_ext.handlers.planes import PANEL_WIDTH, View, on_grid_of, panel_height, upright, views
 from monai_ext.handlers.restoration import fitted, psnr, ssim
 
 __all__ = ["RestorationPictureSaver", "draw_restoration"]
 
-_logger = logging.getLogger(__name__)
-
 _BOX = "#E69F00"  # where the detail lies
 
 
-class RestorationPictureSaver:
+class RestorationPictureSaver(CasePictures):
     """Draw a PNG of every case of an evaluator that restores images.
 
     Looks for ``image`` (the noisy input), ``label`` (the reference) and ``pred`` (the output) in the engine's output
@@ -44,44 +38,24 @@ class RestorationPictureSaver:
     def __init__(
         self, folder: str | os.PathLike, max_cases: int = 0, fit: bool = False, data_range: float | None = None
     ) -> None:
-        self.folder = Path(folder)
-        self.max_cases = max_cases
+        super().__init__(folder, max_cases)
         self.fit = fit
         self.data_range = data_range
-        self._drawn = 0
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+    def draw(self, image: Any, label: Any, pred: Any, name: str) -> None:
+        draw_restoration(
+            _first_channel(image),
+            _first_channel(pred),
+            _first_channel(label) if label is not None else None,
+            self.folder / f"{name}.png",
+            title=name,
+            affine=pred.affine.cpu().numpy() if isinstance(pred, MetaTensor) else None,
+            fit=self.fit,
+            data_range=self.data_range,
+        )
 
-    def _begin(self, _engine: Engine) -> None:
-        self._drawn = 0
-
-    def __call__(self, engine: Engine) -> None:
-        if not isinstance(engine.state.batch, list) or not isinstance(engine.state.output, list):
-            raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
-        for batch, output in zip(engine.state.batch, engine.state.output):
-            if self.max_cases and self._drawn >= self.max_cases:
-                return
-            found = {key: output.get(key, batch.get(key)) for key in ("image", "label", "pred")}
-            name = case_name(found["image"], f"rank{idist.get_rank()}_{self._drawn}")
-            image, label = on_grid_of(found["image"], found["pred"]), on_grid_of(found["label"], found["pred"])
-            if image is None:
-                _logger.warning("%s: no picture, the image's grid is not that of the prediction.", name)
-                continue
-            if label is None and found["label"] is not None:
-                _logger.warning("%s: no reference in the picture, its grid is not that of the prediction.", name)
-            draw_restoration(
-                _first_channel(image),
-                _first_channel(found["pred"]),
-                _first_channel(label) if label is not None else None,
-                self.folder / f"{name}.png",
-                title=name,
-                affine=found["pred"].affine.cpu().numpy() if isinstance(found["pred"], MetaTensor) else None,
-                fit=self.fit,
-                data_range=self.data_range,
-            )
-            self._drawn += 1
+    def reference(self, label: Any, target: Any) -> Any:
+        return on_grid_of(label, target)
 
 
 def draw_restoration(
@@ -96,9 +70,10 @@ def draw_restoration(
 ) -> None:
     """Draw input, output, reference and residual in one PNG, written whole or not at all.
 
-    One grey scale for the images and one colour scale, symmetric about 0, for the residual: output - reference, or
-    output - input where there is no reference. A volume is shown by its three middle slices; the last row is a
-    detail, a quarter of each side, where the reference (or the output) has most edges.
+    Images of a row share their grey scale, the reference's (the output's, where there is none); one colour scale,
+    symmetric about 0, serves the residual: output - reference, or output - input where there is no reference. A
+    volume is shown by its three middle slices; the last row is a detail, a quarter of each side or 16 voxels, where
+    the reference (or the output) has most edges.
 
     Args:
         image: the noisy input, [W, H] or [W, H, D].
@@ -158,6 +133,8 @@ def _draw(
     limit = max(float(np.percentile(np.abs(arrays["residual"]), 99.5)), 1e-5 * float(high - low)) or 1.0
     origin = "upper" if clean.ndim == 2 else "lower"  # photographs begin at the top
     for row, (plane, cut, aspect) in zip(grid, [*panels, detail]):
+        if cut is detail[1]:  # bright parts of a dark image would be all white on the whole image's scale
+            low, high = np.percentile(cut(clean), (0.5, 99.5))
         for axes, (name, array) in zip(row, arrays.items()):
             scale = {"cmap": "gray", "vmin": low, "vmax": high}
             if name == "residual":
@@ -177,8 +154,8 @@ def _draw(
 
 
 def _detail(image: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First voxel and size of the window, a quarter of each side, with the strongest edges; [W, H]."""
-    side = tuple(max(1, min(size, max(size // 4, 8))) for size in image.shape)
+    """First voxel and size of the window, a quarter of each side or 16 voxels, with the strongest edges; [W, H]."""
+    side = tuple(min(size, max(size // 4, 16)) for size in image.shape)
     edges = uniform_filter(gaussian_gradient_magnitude(image, 1.0), side, mode="constant")
     # the filter's window begins side // 2 before its centre
     ranges = [slice(length // 2, size - length + length // 2 + 1) for length, size in zip(side, image.shape)]

@@ -15,7 +15,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.handlers.files import atomic_write, remove_leftovers
+from monai_ext.files import atomic_write, remove_leftovers
 
 __all__ = ["TrainingLogHandler", "draw_curve", "read_log"]
 

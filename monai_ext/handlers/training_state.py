@@ -17,8 +17,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
 
+from monai_ext.files import remove_leftovers
 from monai_ext.handlers.checkpoints import bare_network, load_into, network_options, read_checkpoint, save_checkpoint
-from monai_ext.handlers.files import remove_leftovers
 
 __all__ = ["TrainingStateHandler"]
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +116,7 @@ def monai_bundle(*words: str, cwd: Path = ROOT, seconds: float = 300) -> Outcome
                 os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
         code = os.waitstatus_to_exitcode(ended[1])
-        return Outcome(code, *(path.read_text() if path.exists() else "" for path in outputs))
+        return Outcome(code, *(path.read_text(encoding="utf-8") if path.exists() else "" for path in outputs))
 
 
 def _as_main(words: Sequence[str], cwd: Path, outputs: Sequence[Path]) -> int:
@@ -126,6 +127,8 @@ def _as_main(words: Sequence[str], cwd: Path, outputs: Sequence[Path]) -> int:
     sys.argv = ["monai.bundle", *words]
     os.environ.pop("MONAI_EXT_TRACEBACK", None)
     os.chdir(cwd)
+    # makes PyTorch's pool of threads anew after the fork, for which the threads that load data would race
+    torch.set_num_threads(torch.get_num_threads())
     code: Any = 0
     try:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
@@ -144,7 +147,7 @@ def fresh_python(*words: str, cwd: Path = ROOT, seconds: float = 300) -> Outcome
     environment = {key: value for key, value in os.environ.items() if key != "MONAI_EXT_TRACEBACK"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=seconds
     )
     return Outcome(result.returncode, result.stdout, result.stderr)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
-from monai.transforms import Compose, Invertd, Orientationd, SaveImaged
+from monai.transforms import AsDiscreted, Compose, DivisiblePadd, Invertd, Orientationd, SaveImaged, ScaleIntensityd
 from PIL import Image
 
 from monai_ext.data.picture_files import picture_bytes
+from monai_ext.data.picture_transforms import ChannelsOfd
 from monai_ext.data.pictures import picture_info, read_picture
 from monai_ext.data.save import SaveLikeInputd, distinct_names
-from monai_ext.data.transforms import LoadVolumed, VolumeSpacingd
+from monai_ext.data.transforms import CheckVolumed, LoadVolumed, VolumeSpacingd
 from tests.data.test_readers import made_up_volume, write_series
 
 UPRIGHT = (7, 5)  # width and height
@@ -169,6 +170,44 @@ def test_a_volume_through_the_usual_chain(tmp_path: Path) -> None:
     np.testing.assert_allclose(written.affine, AFFINE, atol=1e-6)
     assert written.header.get_xyzt_units()[0] == "mm"
     assert (np.asarray(written.dataobj) == (image > 0)).mean() > 0.6
+
+
+@pytest.mark.parametrize("kind", ["jpg", "turned png", "dicom"])
+def test_a_picture_through_the_usual_chain(tmp_path: Path, kind: str) -> None:
+    if kind == "dicom":
+        write_series(made_up_volume(), tmp_path / "series")
+        path = sorted((tmp_path / "series").iterdir())[0]
+    else:
+        path = picture(tmp_path / f"a.{kind[-3:]}", orientation=6 if "turned" in kind else 1, colour=kind == "jpg")
+    before = Compose(
+        [
+            LoadVolumed("image", ensure_channel_first=True, spatial_dims=2),
+            ChannelsOfd("image", 3),
+            CheckVolumed("image", num_channels=3, spatial_dims=2),
+            ScaleIntensityd("image"),
+            DivisiblePadd("image", k=8),
+        ]
+    )
+    (batch,) = DataLoader(Dataset([{"image": str(path)}], before), batch_size=1)
+    assert batch["image"].shape == (1, 3, 8, 8)
+    batch["pred"] = torch.cat([batch["image"][:, 1:2], 1 - batch["image"][:, 1:2]], 1)
+    after = Compose(
+        [
+            Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
+            AsDiscreted("pred", argmax=True),
+            SaveLikeInputd("pred", tmp_path / "out"),
+        ]
+    )
+    after(decollate_batch(batch)[0])
+    (written,) = (tmp_path / "out").iterdir()
+    image = before.transforms[1](before.transforms[0]({"image": str(path)}))["image"]
+    expected = ScaleIntensityd("image")({"image": image})["image"].numpy()[1] < 0.5
+    if kind == "dicom":
+        found = np.asarray(nib.load(written).dataobj)[..., 0]
+    else:
+        found, info = read_picture(written)
+        assert (info.width, info.height) == (picture_info(path).width, picture_info(path).height)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_dicom_series_and_a_single_slice(tmp_path: Path) -> None:

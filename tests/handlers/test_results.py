@@ -287,6 +287,20 @@ def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(drawn["image"], volume[0])
 
 
+def test_errors_in_colours_of_their_own(tmp_path: Path) -> None:
+    label, pred = np.zeros((20, 15), int), np.zeros((20, 15), int)
+    label[2:9, 3:8] = 1
+    found, missed, false = (0, 158 / 255, 115 / 255), BLUE, (204 / 255, 121 / 255, 167 / 255)
+    for name, shift in (("same", 0), ("apart", 5)):
+        pred[:] = np.roll(label, shift, axis=0)
+        # classes of another colour, so that the reference's panel shows none of the three
+        draw_overlay(np.zeros((20, 15)), 4 * label, 4 * pred, tmp_path / f"{name}.png", errors=True)
+    for name, apart in (("same", False), ("apart", True)):
+        picture = imread(tmp_path / f"{name}.png")[150:-150]  # without title and legend
+        painted = [shows(picture, tuple(0.9 * value for value in colour)) for colour in (found, missed, false)]
+        assert painted == [True, apart, apart]
+
+
 def test_dice_of_classes() -> None:
     label, pred = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
     one, two, three = dice_of_classes(label, pred, 3)

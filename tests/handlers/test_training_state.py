@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.handlers import checkpoints, files
+from monai_ext import files
+from monai_ext.handlers import checkpoints
 from monai_ext.handlers.training_log import read_log
 from tests.handlers.tiny_run import build
 from tests.states import differing
@@ -195,7 +196,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_through_torchs_writer() -> None:
     """torch tells of the failed write as a RuntimeError; the operating system's reason is behind it."""
-    from monai_ext.handlers.files import _disk_error
+    from monai_ext.files import _disk_error
 
     with open("/dev/full", "wb", buffering=0) as file, pytest.raises((OSError, RuntimeError)) as caught:
         torch.save({"a": torch.zeros(100_000)}, file)
