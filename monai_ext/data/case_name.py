@@ -1,13 +1,14 @@
-"""What a case is called: the name of the file its image came from."""
+"""What a case is called: the name of the file its image came from, in results and in messages."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
 
-__all__ = ["case_name", "file_of", "stem"]
+__all__ = ["case_name", "file_of", "name_of", "stem"]
 
 _SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 
@@ -21,6 +22,12 @@ def case_name(image: Any, default: str = "case") -> str:
 def file_of(image: Any) -> str | None:
     """The file an image was loaded from, as far as the image knows."""
     return image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+
+
+def name_of(key: Hashable, image: Any) -> str:
+    """The key and the file that it was loaded from, for messages."""
+    file = file_of(image)
+    return f"the {key} {file}" if file else f"the {key}"
 
 
 def stem(file: str) -> str:

@@ -12,7 +12,7 @@ from monai.data import get_track_meta
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_tensor
 
-from monai_ext.data.case_name import file_of
+from monai_ext.data.case_name import name_of
 
 __all__ = ["FitIntensityd", "ScaleTogetherd", "gain_and_offset"]
 
@@ -74,7 +74,7 @@ class ScaleTogetherd(MapTransform, InvertibleTransform):
         low, high = (float(value) for value in np.percentile(_numbers(reference), (self.lower, self.upper)))
         if not high > low:
             raise ValueError(
-                f"{_name(self.reference_key, reference)} has the same value, {low:g}, at its percentiles "
+                f"{name_of(self.reference_key, reference)} has the same value, {low:g}, at its percentiles "
                 f"{self.lower:g} and {self.upper:g}; choose percentiles further apart, or take it out of the data list."
             )
         for key in self.key_iterator(d):
@@ -129,8 +129,3 @@ def _entry(data: Mapping[Hashable, Any], key: str) -> Any:
 
 def _numbers(image: Any) -> np.ndarray:
     return torch.as_tensor(image).detach().cpu().float().numpy()
-
-
-def _name(key: str, image: Any) -> str:
-    file = file_of(image)
-    return f"the {key} {file}" if file else f"the {key}"

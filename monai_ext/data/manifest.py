@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Manifest:
             for entry in self.content["files"]
         )
 
-    @property
+    @cached_property
     def listed(self) -> dict[str, str]:
         """The split of every case that the manifest lists by name, in the lists' order; empty where it lists none."""
         rule = self.content["split"]

@@ -21,7 +21,7 @@ from monai.data import get_track_meta
 from monai.transforms import MapTransform, RandomizableTransform, RandRicianNoise
 from monai.utils import convert_to_tensor
 
-from monai_ext.data.case_name import case_name, file_of
+from monai_ext.data.case_name import case_name, file_of, name_of
 
 __all__ = ["FixedRicianNoised", "RandRicianLeveld"]
 
@@ -138,7 +138,7 @@ def _with_noise(
     scale, low = float(np.percentile(numbers, percentile)), float(numbers.min(initial=0))
     if low < -0.01 * abs(scale):  # less is what interpolation leaves
         raise ValueError(
-            f"the {key} {file_of(image) or ''} goes down to {low:g}, a magnitude image has no negative values; "
+            f"{name_of(key, image)} goes down to {low:g}, a magnitude image has no negative values; "
             "add Rician noise before normalising."
         )
     noise = RandRicianNoise(prob=1.0, std=level * scale, sample_std=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+
+from monai_ext.data.case_name import name_of
 
 __all__ = ["ChannelsOfd", "ClassesOfd"]
 
@@ -109,9 +110,3 @@ def without_alpha(image: torch.Tensor) -> torch.Tensor:
     """The image without its last channel where the file says that it is alpha."""
     mode = image.meta.get("mode") if isinstance(image, MetaTensor) else None
     return image[:-1] if image.shape[0] in (2, 4) and mode in _ALPHA else image
-
-
-def name_of(key: Hashable, image: Any) -> str:
-    """The key and the file that it was loaded from, for messages."""
-    file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    return f"the {key} {file}" if file else f"the {key}"

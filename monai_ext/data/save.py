@@ -19,6 +19,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
+from monai_ext.data.case_name import file_of
 from monai_ext.data.picture_files import picture_bytes
 from monai_ext.data.pictures import PICTURE_SUFFIXES, is_picture, picture_info
 from monai_ext.data.transforms import corner_distance
@@ -123,7 +124,7 @@ class SaveLikeInputd(SaveImaged):
     def _source(self, item: Mapping[Hashable, Any], key: Hashable) -> tuple[Path, dict[str, Any]]:
         for candidate in (self.source, key):
             image = item.get(candidate)
-            file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+            file = file_of(image)
             if file:
                 return Path(file), image.meta
         raise ValueError(f"neither {self.source!r} nor {key!r} tells its file; load {self.source!r} with LoadVolumed.")
@@ -196,8 +197,7 @@ class SaveLikeInputd(SaveImaged):
 
     def _name(self, path: Path) -> str:
         if path not in self._names:
-            taken = {name.lower() for name in self._names.values()}
-            self._names[path] = next(name for name in _candidates(path) if name.lower() not in taken)
+            self._names[path] = _free_name(path, self._names)
         return self._names[path]
 
 
@@ -217,9 +217,14 @@ def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
                 names[path] = name
     for path in candidates:
         if path not in names:
-            taken = {name.lower() for name in names.values()}
-            names[path] = next(name for name in _candidates(path) if name.lower() not in taken)
+            names[path] = _free_name(path, names)
     return names
+
+
+def _free_name(path: Path, names: Mapping[Path, str]) -> str:
+    """The shortest name of a file that no other has."""
+    taken = {name.lower() for name in names.values()}
+    return next(name for name in _candidates(path) if name.lower() not in taken)
 
 
 def _candidates(path: Path) -> Iterator[str]:

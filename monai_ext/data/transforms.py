@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform, Spacingd
 from monai.utils import ensure_tuple
 
-from monai_ext.data.picture_transforms import name_of
+from monai_ext.data.case_name import name_of
 from monai_ext.data.pictures import PictureError, is_picture
 from monai_ext.data.readers import DicomSeriesReader, NiftiReader, PictureReader, is_dicom, is_nifti
 

@@ -18,10 +18,10 @@ from monai.handlers import HausdorffDistance
 from monai.utils import string_list_all_gather
 from scipy.stats import bootstrap
 
-from monai_ext.data.case_name import case_name, file_of, stem
+from monai_ext.data.case_name import file_of, stem
 from monai_ext.files import atomic_write
 
-__all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "case_name", "confidence_interval"]
+__all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "confidence_interval"]
 
 _logger = logging.getLogger(__name__)
 

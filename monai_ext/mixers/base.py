@@ -8,6 +8,9 @@ from typing import ClassVar
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+
+from monai_ext.ops.depthwise import depthwise_convolution
 
 
 class Mixer(nn.Module):
@@ -104,9 +107,58 @@ class Mixer(nn.Module):
         return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid).contiguous()
 
     @staticmethod
+    def as_map(x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        """Tokens (B, N, C) seen as a map (B, C, *grid), without a copy."""
+        return x.transpose(1, 2).unflatten(2, grid)
+
+    @staticmethod
     def to_tokens(x: torch.Tensor) -> torch.Tensor:
         """A map (B, C, *grid) to tokens (B, N, C)."""
         return x.flatten(2).transpose(1, 2)
+
+    @staticmethod
+    def project_locally(
+        x: torch.Tensor,
+        grid: tuple[int, ...],
+        proj: nn.Linear,
+        short: nn.Module,
+        parts: int,
+        copies: int = 1,
+        causal: bool = False,
+    ) -> list[torch.Tensor]:
+        """A joint projection (B, N, parts C) and the depthwise convolution behind it, as parts (B, N, C).
+
+        They are made one by one, for one of them stays in a CPU's cache, all together do not.
+
+        Args:
+            x: tokens (B, N, C), row-major over the grid.
+            grid: tokens along each axis; ``(N,)`` for a convolution along the raster.
+            proj: to parts C channels.
+            short: of parts C channels in as many groups; its padding plays no part.
+            parts: gates and values.
+            copies: the channels lie (copies, parts, C / copies).
+            causal: the convolution looks back only.
+        """
+
+        def part(t: torch.Tensor | None, i: int) -> torch.Tensor | None:
+            return None if t is None else t.unflatten(0, (copies, parts, -1))[:, i].flatten(0, 1)
+
+        found, ahead = [], 0 if causal else None
+        for i in range(parts):
+            projected = F.linear(x, part(proj.weight, i), part(proj.bias, i))
+            found.append(depthwise_convolution(projected, grid, part(short.weight, i), part(short.bias, i), ahead))
+        return found
+
+    def folds(self, x: torch.Tensor) -> bool:
+        """Whether a linear attention folds projections into its matrices: with many tokens, in full precision.
+
+        In a low one the products over tokens stay in float32, of which there would be more. An export leaves the number
+        of tokens open.
+        """
+        if torch.compiler.is_exporting():
+            return False
+        low = torch.is_autocast_enabled(x.device.type) or x.dtype.itemsize < 4
+        return not low and x.shape[1] >= 4 * self.dim
 
     def split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """A joint projection (B, N, 3C) as q, k and v, each a view (B, H, N, C / H)."""

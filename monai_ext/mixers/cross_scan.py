@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.mixers.selective import check_options, gate, rank_of, rates, remade, scan_tokens, step_projection
+from monai_ext.ops.depthwise import depthwise_convolution
 
 
 class CrossScanMixer(Mixer):
@@ -66,7 +67,7 @@ class CrossScanMixer(Mixer):
         rank, routes = rank_of(dim), 2 * spatial_dims
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.in_proj = nn.Linear(dim, (1 + gate) * inner, bias=False)
-        self.conv = conv(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
+        self.conv = conv(inner, inner, d_conv, groups=inner, bias=conv_bias)
         x_projs = [nn.Linear(inner, rank + 2 * d_state, bias=False) for _ in range(routes)]
         steps = [step_projection(rank, inner) for _ in range(routes)]
         self.x_proj_weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in x_projs]))
@@ -85,8 +86,8 @@ class CrossScanMixer(Mixer):
         if self.gate:
             x, z = x.chunk(2, -1)
 
-        def convolve(x: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
-            return self.to_tokens(F.silu(self.conv(self.to_map(x, grid)))).contiguous()
+        def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            return F.silu(depthwise_convolution(x, grid, weight, bias))
 
         u = remade(convolve, x, self.conv.weight, self.conv.bias)
         y = self._routes(u.unflatten(1, grid))

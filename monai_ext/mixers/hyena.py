@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.hyena import hyena
-from monai_ext.ops.long_convolution import channel_groups
+from monai_ext.ops.implicit_convolution import ImplicitKernel
 
 # What an option is when nothing is said about it.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -99,6 +97,10 @@ class HyenaFilter(nn.Module):
 
     def forward(self, n: int) -> torch.Tensor:
         """The kernels (channels, K) for a sequence of n tokens, K = 2n - 1 or, when causal, n."""
+        return self.implicit(n).dense()
+
+    def implicit(self, n: int) -> ImplicitKernel:
+        """The same, unmade."""
         weight = self.out.weight
         acc = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(weight.device.type, enabled=False):
@@ -112,17 +114,19 @@ class HyenaFilter(nn.Module):
             for layer in self.layers:
                 w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
                 h = torch.sin(freq * torch.addmm(b.unsqueeze(-1), w, h))
-            t = self._offsets(n, like).abs() / max(length - 1, 1)
+            unit = 1 / max(length - 1, 1)
             delta = torch.linspace(-math.log(TARGET) / SLOW, -math.log(TARGET) / FAST, self.channels).to(like)
-            weight, kernels = weight.to(acc), []
-            for c in channel_groups(self.channels, len(t), h.device):
-                envelope = torch.exp(-delta[c].unsqueeze(-1) * t)
-                w = weight[c]
-                if self.normalized:
-                    power = envelope.square().sum(-1) + COHERENCE * envelope.sum(-1).square()
-                    w = w * torch.rsqrt(power).unsqueeze(-1)
-                kernels.append((w @ h) * envelope)
-        return torch.cat(kernels)
+            weight = weight.to(acc)
+            if self.normalized:
+                power = self._sum(2 * delta * unit, n) + COHERENCE * self._sum(delta * unit, n).square()
+                weight = weight * torch.rsqrt(power).unsqueeze(-1)
+            distance = self._offsets(n, like).abs() * unit
+            return ImplicitKernel(h, weight, delta, distance, (len(distance),))
+
+    def _sum(self, rate: torch.Tensor, n: int) -> torch.Tensor:
+        """``exp(-rate |o|)`` summed over the offsets."""
+        ahead = torch.expm1(-rate * n) / torch.expm1(-rate)
+        return ahead if self.causal else 2 * ahead - 1
 
 
 class HyenaMixer(Mixer):
@@ -205,9 +209,7 @@ class HyenaMixer(Mixer):
         self.width = dim // self.copies
         total = (order + 1) * dim
         self.in_proj = nn.Linear(dim, total)
-        # looking back only, it is padded in front by forward
-        padding = 0 if self.causal else self.short_kernel // 2
-        self.short = nn.Conv1d(total, total, self.short_kernel, padding=padding, groups=total)
+        self.short = nn.Conv1d(total, total, self.short_kernel, groups=total)
         self.filter = HyenaFilter(
             (order - 1) * self.width,
             self.causal,
@@ -240,17 +242,10 @@ class HyenaMixer(Mixer):
         b, n, c = x.shape
         if self.max_length is not None and n > self.max_length:
             raise ValueError(f"{n} tokens are more than max_length {self.max_length}: choose a larger max_length.")
-        u = self.in_proj(x).transpose(1, 2)
-        u = self.short(F.pad(u, (self.short_kernel - 1, 0)) if self.causal else u)
-        *gates, v = (
-            t.flatten(0, 1) for t in u.reshape(b, self.copies, self.order + 1, self.width, n).unbind(2)
-        )  # each (B copies, width, N)
-        shape = (self.order - 1, self.width)
-        y = hyena(gates, v, self._kernels(n).view(*shape, -1), self.skip.view(shape), self.causal)
-        return self.out_proj(y.view(b, c, n).transpose(1, 2))
-
-    def _kernels(self, n: int) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return self.filter(n)
-        # several times the kernels' size would be kept for the backward; to make them anew costs little
-        return checkpoint(self.filter, n, use_reentrant=False, preserve_rng_state=False)
+        parts = self.project_locally(x, (n,), self.in_proj, self.short, self.order + 1, self.copies, self.causal)
+        # heads that share kernels are further images: (B copies, width, N)
+        *gates, v = (t.transpose(1, 2).reshape(b * self.copies, self.width, n) for t in parts)
+        kernel, skip = self.filter.implicit(n), self.skip.view(self.order - 1, self.width)
+        kernels = [kernel.of(slice(i * self.width, (i + 1) * self.width)) for i in range(self.order - 1)]
+        y = hyena(gates, v, kernels, skip, self.causal)
+        return self.out_proj(y.reshape(b, c, n).transpose(1, 2))

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
-from monai_ext.ops.long_convolution import channel_groups
+from monai_ext.ops.implicit_convolution import ImplicitKernel
 
 FILTERS = ("joint", "product")
 DIRECTIONS = ("two_sided", "causal", "alternate", "four")
@@ -61,6 +59,10 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, grid: tuple[int, ...], causal: bool) -> torch.Tensor:
         """The kernel (C, k1 .. kD) with 2g - 1 (causal: g) taps along each axis."""
+        return self.implicit(grid, causal).dense()
+
+    def implicit(self, grid: tuple[int, ...], causal: bool) -> ImplicitKernel:
+        """The same, unmade."""
         weight = self.out.weight
         acc = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(weight.device.type, enabled=False):
@@ -69,23 +71,19 @@ class ImplicitFilter(nn.Module):
             h = torch.stack(torch.meshgrid(*[o.sign() * o.abs().log1p() for o in offsets], indexing="ij")).flatten(1)
             for i, layer in enumerate(self.layers):
                 w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
-                h = torch.addmm(b.unsqueeze(-1), w, h)
-                h = torch.sin(h if i else self.omega * h)
+                if not i:
+                    w, b = self.omega * w, self.omega * b
+                h = torch.sin(torch.addmm(b.unsqueeze(-1), w, h))
             # the envelope is a product over the axes, and so are its sums
             decay = self.log_decay.to(acc).exp()
-            envelopes = [torch.exp(-decay.unsqueeze(-1) * o.abs()) for o in offsets]
             energy, total = torch.ones_like(decay), torch.ones_like(decay)
-            for e in envelopes:
+            for o in offsets:
+                e = torch.exp(-decay.unsqueeze(-1) * o.abs())
                 energy, total = energy * e.square().sum(-1), total * e.sum(-1)
-            power = energy + COHERENCE * total.square()
-            weight = weight.to(acc) * torch.rsqrt(power).unsqueeze(-1)
-            kernels = []
-            for c in channel_groups(len(weight), h.shape[1], h.device):
-                envelope = envelopes[0][c]
-                for e in envelopes[1:]:
-                    envelope = envelope.unsqueeze(-1) * e[c].view(-1, *[1] * (envelope.ndim - 1), e.shape[-1])
-                kernels.append((weight[c] @ h).view(envelope.shape) * envelope)
-        return torch.cat(kernels)
+            gain = torch.rsqrt(energy + COHERENCE * total.square())
+            distance = torch.stack(torch.meshgrid(*[o.abs() for o in offsets], indexing="ij")).sum(0).flatten()
+            taps = tuple(len(o) for o in offsets)
+            return ImplicitKernel(h, weight.to(acc) * gain.unsqueeze(-1), decay, distance, taps)
 
 
 class HyenaNDMixer(Mixer):
@@ -174,9 +172,7 @@ class HyenaNDMixer(Mixer):
         self.short_kernel = short_kernel
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        # looking back only, it is padded in front by forward
-        padding = 0 if self.causal else short_kernel // 2
-        self.short = conv(3 * dim, 3 * dim, short_kernel, padding=padding, groups=3 * dim)
+        self.short = conv(3 * dim, 3 * dim, short_kernel, groups=3 * dim)
         # the axes of a product share the gain: each has that of a filter in one dimension
         kinds = [spatial_dims] if filter == "joint" else [1] * spatial_dims
         self.filters = nn.ModuleList(ImplicitFilter(dim, d, filter_dim, filter_layers, omega) for d in kinds)
@@ -201,25 +197,27 @@ class HyenaNDMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        u = self.to_map(self.qkv(x), grid)
-        if self.causal:
-            u = F.pad(u, (self.short_kernel - 1, 0) * len(grid))
-        q, k, v = self.short(u).chunk(3, dim=1)
-        if self.directions in ("two_sided", "causal"):
-            y = hyena_nd(q, k, v, self._kernels(grid, self.causal), self.skip, self.causal)
-        else:
+        parts = self.project_locally(x, grid, self.qkv, self.short, 3, causal=self.causal)
+        q, k, v = (self.as_map(t, grid) for t in parts)
+        if self.directions not in ("two_sided", "causal"):
             y = self._quadrants(q, k, v, grid)
+        elif len(self.filters) == 1:
+            y = hyena_nd(q, k, v, self.filters[0].implicit(grid, self.causal), self.skip, self.causal)
+        else:
+            y = hyena_nd(q, k, v, self._kernels(grid, self.causal), self.skip, self.causal)
         return self.proj(self.to_tokens(y))
 
     def _quadrants(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        kernels, skip = self._kernels(grid, causal=True), self.skip
+        skip = self.skip
         if self.mix is None:
+            joint = len(self.filters) == 1
+            kernels = self.filters[0].implicit(grid, causal=True) if joint else self._kernels(grid, causal=True)
             if not self.backwards:
                 return hyena_nd(q, k, v, kernels, skip, causal=True)
             every = list(range(2, q.ndim))
             return hyena_nd(q.flip(every), k.flip(every), v.flip(every), kernels, skip, causal=True).flip(every)
-        kernel = kernels[0]
-        for factor in kernels[1:]:
+        kernel, *factors = self._kernels(grid, causal=True)
+        for factor in factors:
             kernel = kernel * factor
         # gates and the way past the convolution are the same from every corner
         weights = self.mix.weight.to(kernel.dtype).flatten()
@@ -227,17 +225,11 @@ class HyenaNDMixer(Mixer):
         return y + self.mix.bias.to(y.dtype)
 
     def _kernels(self, grid: tuple[int, ...], causal: bool) -> list[torch.Tensor]:
+        """The kernel, or its factors, one an axis."""
         if len(self.filters) == 1:
-            return [self._kernel(self.filters[0], grid, causal)]
+            return [self.filters[0](grid, causal)]
         kernels = []
         for axis, (filter_, g) in enumerate(zip(self.filters, grid)):
             shape = [-1 if a == axis else 1 for a in range(len(grid))]
-            kernels.append(self._kernel(filter_, (g,), causal).reshape(self.dim, *shape))
+            kernels.append(filter_((g,), causal).reshape(self.dim, *shape))
         return kernels
-
-    @staticmethod
-    def _kernel(filter_: nn.Module, grid: tuple[int, ...], causal: bool) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return filter_(grid, causal)
-        # several times the kernel's size would be kept for the backward; to make it anew costs little
-        return checkpoint(filter_, grid, causal, use_reentrant=False, preserve_rng_state=False)

@@ -9,10 +9,9 @@ import math
 
 import torch
 import torch.nn as nn
-from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.ops.long_convolution import long_convolution
+from monai_ext.ops.implicit_convolution import ImplicitKernel, implicit_convolution
 
 # taps along each axis where none are given, by dimension
 KERNEL_SIZES = {2: 111, 3: 31}
@@ -69,6 +68,10 @@ class PixelFilter(nn.Module):
 
     def forward(self, grid: tuple[int, ...]) -> torch.Tensor:
         """The kernel (channels, *taps), of min(K, 2g - 1) taps along each axis of g points."""
+        return self.implicit(grid).dense()
+
+    def implicit(self, grid: tuple[int, ...]) -> ImplicitKernel:
+        """The same, unmade."""
         weight = self.out.weight
         acc = torch.promote_types(weight.dtype, torch.float32)
         taps = tuple(min(self.size, 2 * g - 1) for g in grid)
@@ -83,9 +86,7 @@ class PixelFilter(nn.Module):
                 h = torch.sin(freq.unsqueeze(-1) * torch.addmm(b.unsqueeze(-1), w, h))
             squares = [(torch.arange(k, device=h.device, dtype=acc) - k // 2).square() for k in taps]
             distance = torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0).sqrt().flatten()
-            envelope = torch.exp(-self.deltas.to(acc).abs().unsqueeze(-1) * distance)
-            kernel = (weight.to(acc) @ h) * (envelope + self.shift.to(acc).unsqueeze(-1))
-        return kernel.view(-1, *taps)
+            return ImplicitKernel(h, weight.to(acc), self.deltas.to(acc).abs(), distance, taps, self.shift.to(acc))
 
 
 class HyenaPixelMixer(Mixer):
@@ -144,7 +145,7 @@ class HyenaPixelMixer(Mixer):
             raise ValueError(f"filter_order must be at least 1, got {filter_order}.")
         self.in_proj = nn.Linear(dim, 3 * dim)
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        self.short = conv(3 * dim, 3 * dim, short_kernel, padding=short_kernel // 2, groups=3 * dim)
+        self.short = conv(3 * dim, 3 * dim, short_kernel, groups=3 * dim)
         self.filter = PixelFilter(dim, spatial_dims, kernel_size, emb_dim, filter_order, train_positions)
         self.skip = nn.Parameter(torch.randn(dim))
         self.qk_norm = nn.LayerNorm(dim, bias=False) if norm else None
@@ -154,18 +155,11 @@ class HyenaPixelMixer(Mixer):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
         self.check_grid(x, grid)
-        q, k, v = self.short(self.to_map(self.in_proj(x), grid)).chunk(3, dim=1)
+        q, k, v = self.project_locally(x, grid, self.in_proj, self.short, 3)
         z = q * k
         if self.qk_norm is not None:
-            z = self.qk_norm(z.movedim(1, -1)).movedim(-1, 1)
-        skip = self.skip.to(z.dtype).view(-1, *[1] * len(grid))
-        y = self.to_tokens(v * torch.addcmul(long_convolution(z, self._kernel(grid)), z, skip))
+            z = self.qk_norm(z)
+        y = v * self.to_tokens(implicit_convolution(self.as_map(z, grid), self.filter.implicit(grid), self.skip))
         if self.out_norm is not None:
             y = self.out_norm(y)
         return self.out_proj(y)
-
-    def _kernel(self, grid: tuple[int, ...]) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return self.filter(grid)
-        # several times the kernel's size would be kept for the backward; to make it anew costs little
-        return checkpoint(self.filter, grid, use_reentrant=False, preserve_rng_state=False)

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.ops.linear import linear_attention
+from monai_ext.ops.linear import linear_attention, linear_self_attention
 
 
 class LinearMixer(Mixer):
@@ -29,4 +29,9 @@ class LinearMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
+        if self.folds(x):
+            return (
+                linear_self_attention(x, self.qkv.weight, self.qkv.bias, self.proj.weight, self.num_heads)
+                + self.proj.bias
+            )
         return self.proj(self.merge_heads(linear_attention(*self.split_heads(self.qkv(x)))))

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.ops.relu_linear import relu_linear_attention
+from monai_ext.ops.relu_linear import relu_linear_attention, relu_linear_self_attention
 
 
 class ReLULinearMixer(Mixer):
@@ -44,6 +44,9 @@ class ReLULinearMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
+        if self.folds(x):
+            weights = self.qkv.weight, self.qkv.bias, self.proj.weight
+            return relu_linear_self_attention(x, *weights, self.temperature, self.min_denominator) + self.proj.bias
         q, k, v = self.split_heads(self.qkv(x))
         x = relu_linear_attention(q, k, v, self.temperature, self.min_denominator)
         return self.proj(self.merge_heads(x))

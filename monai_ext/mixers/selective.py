@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.ops.backends import check_backend
+from monai_ext.ops.depthwise import depthwise_convolution
 from monai_ext.ops.selective_scan import BACKENDS, selective_scan
 
 # the range of the step sizes at the start
@@ -71,15 +72,11 @@ def convolve(
     Of the k taps the last ``ahead`` lie on tokens ahead, the others on a token itself and those before it. In reverse,
     ahead and before change places.
     """
-    taps, tokens = weight.shape[-1], x.shape[1]
+    taps = weight.shape[-1]
 
     def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        # padded at both ends by the convolution itself, of whose output a part is taken: no padded copy
-        first = ahead
-        if reverse:
-            first, weight = taps - 1 - ahead, weight.flip(-1)
-        y = F.conv1d(x.mT, weight, bias, padding=taps - 1, groups=weight.shape[0])
-        return F.silu(y.narrow(2, first, tokens).mT).contiguous()
+        front = taps - 1 - ahead if reverse else ahead
+        return F.silu(depthwise_convolution(x, (x.shape[1],), weight.flip(-1) if reverse else weight, bias, front))
 
     return remade(run, x, weight, bias)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
-from monai_ext.ops.sima import sima_attention
+from monai_ext.ops.sima import sima_attention, sima_self_attention
 
 
 class SimAMixer(Mixer):
@@ -30,4 +30,9 @@ class SimAMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
+        if self.folds(x):
+            return (
+                sima_self_attention(x, self.qkv.weight, self.qkv.bias, self.proj.weight, self.num_heads)
+                + self.proj.bias
+            )
         return self.proj(self.merge_heads(sima_attention(*self.split_heads(self.qkv(x)))))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.ops.depthwise import depthwise_convolution
 from monai_ext.ops.mlstm import mlstm
 
 DIRECTIONS = ("alternate", "forward", "backward", "both")
@@ -137,10 +138,10 @@ class VilMixer(Mixer):
         self.groups = inner // math.lcm(qkv_block, inner // num_heads)
         self.proj_up = nn.Linear(dim, 2 * inner, bias=proj_bias)
         if conv == "causal1d":
-            self.conv: nn.Module = nn.Conv1d(inner, inner, taps, padding=taps - 1, groups=inner)
+            self.conv: nn.Module = nn.Conv1d(inner, inner, taps, groups=inner)
         else:
             kind = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-            self.conv = kind(inner, inner, taps, padding=taps // 2, groups=inner)
+            self.conv = kind(inner, inner, taps, groups=inner)
         self.q_proj, self.k_proj, self.v_proj = (BlockLinear(inner, qkv_block, proj_bias) for _ in range(3))
         self.igate = nn.Linear(3 * inner, num_heads)
         self.fgate = nn.Linear(3 * inner, num_heads)
@@ -175,10 +176,9 @@ class VilMixer(Mixer):
 
     def _run(self, tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         x = self._up(tokens, 0)
-        if isinstance(self.conv, nn.Conv1d):
-            a = self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
-        else:
-            a = self.to_tokens(self.conv(self.to_map(x, grid)))
+        along = (x.shape[1],) if isinstance(self.conv, nn.Conv1d) else grid
+        ahead = 0 if isinstance(self.conv, nn.Conv1d) else None
+        a = depthwise_convolution(x, along, self.conv.weight, self.conv.bias, ahead)
         if torch.is_grad_enabled():
             parts = checkpoint(self._parts, a, x, **CHEAPLY)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from monai_ext.ops.implicit_convolution import ImplicitKernel, implicit_convolution
 from monai_ext.ops.long_convolution import long_convolution, long_convolution_plain
 
 
@@ -20,7 +21,11 @@ def hyena_plain(
 
 
 def hyena(
-    gates: Sequence[torch.Tensor], v: torch.Tensor, kernels: torch.Tensor, skip: torch.Tensor, causal: bool = False
+    gates: Sequence[torch.Tensor],
+    v: torch.Tensor,
+    kernels: torch.Tensor | Sequence[ImplicitKernel],
+    skip: torch.Tensor,
+    causal: bool = False,
 ) -> torch.Tensor:
     """A recurrence of gates and long convolutions, of order O = 2 as a rule.
 
@@ -30,7 +35,7 @@ def hyena(
     Args:
         gates: O tensors (B, C, N), O at least 2.
         v: what is convolved (B, C, N).
-        kernels: (O - 1, C, K) with the offsets -(N - 1) .. N - 1, when causal 0 .. N - 1.
+        kernels: (O - 1, C, K) with the offsets -(N - 1) .. N - 1, when causal 0 .. N - 1; or O - 1 implicit ones.
         skip: weights (O - 1, C) of the way past each convolution.
         causal: whether the kernels hold no negative offsets.
 
@@ -46,12 +51,19 @@ def hyena(
             f"{tuple(v.shape)}."
         )
     expected = (len(gates) - 1, v.shape[1])
-    if tuple(skip.shape) != expected or kernels.ndim != 3 or tuple(kernels.shape[:2]) != expected:
+    if isinstance(kernels, torch.Tensor):
+        shape = tuple(kernels.shape) if kernels.ndim == 3 else (0, 0)
+    else:
+        shape = (len(kernels), *{len(kernel.weight) for kernel in kernels})
+    if tuple(skip.shape) != expected or shape[:2] != expected:
         raise ValueError(
-            f"kernels and skip must begin with (O - 1, C) = {expected}, got {tuple(kernels.shape)} and "
-            f"{tuple(skip.shape)}."
+            f"kernels and skip must begin with (O - 1, C) = {expected}, got {shape} and {tuple(skip.shape)}."
         )
-    return _recurrence(long_convolution, gates, v, kernels, skip, causal)
+    if isinstance(kernels, torch.Tensor):
+        return _recurrence(long_convolution, gates, v, kernels, skip, causal)
+    for gate, kernel, d in zip(gates, kernels, skip):
+        v = implicit_convolution(gate * v, kernel, d, causal)
+    return gates[-1] * v
 
 
 def _recurrence(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from monai_ext.ops.implicit_convolution import ImplicitKernel, implicit_convolution
 from monai_ext.ops.long_convolution import long_convolution, long_convolution_plain
 
 
@@ -34,7 +35,7 @@ def hyena_nd(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    kernels: torch.Tensor | Sequence[torch.Tensor],
+    kernels: torch.Tensor | ImplicitKernel | Sequence[torch.Tensor],
     skip: torch.Tensor,
     causal: bool = False,
 ) -> torch.Tensor:
@@ -47,8 +48,8 @@ def hyena_nd(
         q: the outer gate (B, C, g1 .. gD).
         k: the inner gate, same shape.
         v: what is convolved, same shape.
-        kernels: a kernel as in ``long_convolution``, or several that are applied one after the other (the axes of a
-            separable one).
+        kernels: a kernel as in ``long_convolution``, an implicit one, or several that are applied one after the other
+            (the axes of a separable one).
         skip: weight (C,) of the way past the convolution.
         causal: whether the kernels hold the offsets 0 .. g - 1 alone.
 
@@ -66,6 +67,8 @@ def hyena_nd(
     if tuple(skip.shape) != (q.shape[1],):
         raise ValueError(f"skip must be (C,) = ({q.shape[1]},), got {tuple(skip.shape)}.")
     z = mixed = k * v
+    if isinstance(kernels, ImplicitKernel):
+        return q * implicit_convolution(z, kernels, skip, causal)
     for kernel in [kernels] if isinstance(kernels, torch.Tensor) else kernels:
         mixed = long_convolution(mixed, kernel, causal)
     return q * (mixed + skip.to(z.dtype).reshape(-1, *[1] * (q.ndim - 2)) * z)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from monai_ext.ops.folded import folded_attention
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -51,6 +52,16 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: flo
     return out.to(dtype)
 
 
+def linear_self_attention(
+    x: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, heads: int, eps: float = 1e-6
+) -> torch.Tensor:
+    """``linear_attention`` of the projections of one set of tokens, then the output's projection, folded.
+
+    Arguments and result as in ``monai_ext.ops.folded.folded_attention``.
+    """
+    return folded_attention(x, qkv, bias, out, heads, _feature, eps)
+
+
 def _feature(x: torch.Tensor) -> torch.Tensor:
     return _Feature.apply(x) if torch.is_grad_enabled() and x.requires_grad else F.elu(x) + 1
 
@@ -60,7 +71,7 @@ class _Feature(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        out = F.elu(x) + 1
+        out = F.elu(x).add_(1)
         ctx.save_for_backward(out)
         return out
 

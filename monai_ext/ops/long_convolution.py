@@ -53,20 +53,27 @@ def long_convolution(x: torch.Tensor, kernel: torch.Tensor, causal: bool = False
     Raises:
         ValueError: for a kernel of other channels, dimensions or lengths than x asks for.
     """
-    grid, taps = tuple(x.shape[2:]), tuple(kernel.shape[1:])
+    check_taps(x, tuple(kernel.shape), causal)
+    if torch.is_grad_enabled() and (x.requires_grad or kernel.requires_grad):
+        return _LongConvolution.apply(x, kernel, causal)
+    return _forward(x, kernel, causal)
+
+
+def check_taps(x: torch.Tensor, kernel: tuple[int, ...], causal: bool) -> None:
+    """
+    Raises:
+        ValueError: for a kernel of a shape that does not fit x.
+    """
+    grid, taps = tuple(x.shape[2:]), kernel[1:]
     full = tuple(g if causal else 2 * g - 1 for g in grid)
-    if not grid or len(taps) != len(grid) or kernel.shape[0] != x.shape[1]:
+    if not grid or len(taps) != len(grid) or kernel[0] != x.shape[1]:
         raise ValueError(
-            f"x must be (B, C, *grid) and the kernel (C, *taps) with as many axes, got {tuple(x.shape)} and "
-            f"{tuple(kernel.shape)}."
+            f"x must be (B, C, *grid) and the kernel (C, *taps) with as many axes, got {tuple(x.shape)} and {kernel}."
         )
     if any(k > f or k < 1 or (k % 2 == 0 and not causal) for k, f in zip(taps, full)):
         raise ValueError(
             f"a kernel for the grid {grid} has {full} taps or fewer{'' if causal else ', an odd number'}, got {taps}."
         )
-    if torch.is_grad_enabled() and (x.requires_grad or kernel.requires_grad):
-        return _LongConvolution.apply(x, kernel, causal)
-    return _forward(x, kernel, causal)
 
 
 def fft_length(n: int) -> int:
@@ -87,11 +94,11 @@ def channel_groups(channels: int, taps: int, device: torch.device) -> list[slice
     return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
 
 
-class _Plan:
+class Plan:
     """Which axes are transformed, to what length, and where the result starts."""
 
-    def __init__(self, x: torch.Tensor, kernel: torch.Tensor, causal: bool) -> None:
-        self.taps = tuple(kernel.shape[1:])
+    def __init__(self, x: torch.Tensor, taps: tuple[int, ...], causal: bool) -> None:
+        self.taps, self.causal = taps, causal
         self.grid = tuple(x.shape[2:])
         self.acc = torch.promote_types(x.dtype, torch.float32)
         # axes counted from the end; one-tap axes need no transform
@@ -100,17 +107,26 @@ class _Plan:
         reach = {a: self.taps[a] - 1 if causal else self.taps[a] // 2 for a in self.axes}
         self.lengths = {a: fft_length(self.grid[a] + reach[a]) for a in self.axes}
         self.starts = {a: 0 if causal else reach[a] for a in self.axes}
+        # Gradients are correlations. Their origin is where the forward starts to read, which the phase of a placed
+        # gradient expresses: it is padded in front by the start of its axis.
+        self.front = [p for axis in reversed(range(-len(self.grid), 0)) for p in (self.starts.get(axis, 0), 0)]
         spectrum = x.shape[0]
         for i, g in enumerate(self.grid):
             spectrum *= self.lengths.get(i - len(self.grid), g)
-        step = max(1, 2 * (GROUP_CPU if x.device.type == "cpu" else GROUP) // max(1, spectrum))
-        self.groups = [slice(c, min(c + step, x.shape[1])) for c in range(0, x.shape[1], step)]
+        self.channels = x.shape[1]
+        self.step = max(1, 2 * (GROUP_CPU if x.device.type == "cpu" else GROUP) // max(1, spectrum))
+        self.groups = [slice(c, min(c + self.step, self.channels)) for c in range(0, self.channels, self.step)]
 
     def transform(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.acc)
         for number, axis in enumerate(reversed(self.axes)):
             x = (torch.fft.fft if number else torch.fft.rfft)(x, n=self.lengths[axis], dim=axis)
         return x
+
+    def sum_unused(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum over the axes with one tap."""
+        axes = [i - len(self.grid) for i, k in enumerate(self.taps) if k == 1]
+        return x.sum(axes, keepdim=True) if axes else x
 
     def back(self, spectrum: torch.Tensor, starts: dict[int, int], sizes: tuple[int, ...]) -> torch.Tensor:
         for number, axis in enumerate(self.axes, start=1):
@@ -120,7 +136,7 @@ class _Plan:
 
 
 def _forward(x: torch.Tensor, kernel: torch.Tensor, causal: bool) -> torch.Tensor:
-    plan = _Plan(x, kernel, causal)
+    plan = Plan(x, tuple(kernel.shape[1:]), causal)
     out = torch.empty_like(x)
     for c in plan.groups:
         out[:, c] = plan.back(plan.transform(x[:, c]) * plan.transform(kernel[c]), plan.starts, plan.grid)
@@ -140,20 +156,16 @@ class _LongConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, kernel = ctx.saved_tensors
-        plan = _Plan(x, kernel, ctx.causal)
+        plan = Plan(x, tuple(kernel.shape[1:]), ctx.causal)
         need_x, need_kernel = ctx.needs_input_grad[:2]
         dx = torch.empty_like(x) if need_x else None
         dk = torch.empty_like(kernel) if need_kernel else None
-        # Both gradients are correlations. Their origin is where the forward starts to read, which the phase of a
-        # placed gradient expresses: pad the gradient in front by the start of its axis.
-        pad = [p for axis in reversed(range(-len(plan.grid), 0)) for p in (plan.starts.get(axis, 0), 0)]
         zeros = dict.fromkeys(plan.axes, 0)
-        one_tap = [i - len(plan.grid) for i, k in enumerate(plan.taps) if k == 1]
         for c in plan.groups:
-            spectrum = plan.transform(torch.nn.functional.pad(grad[:, c], pad))
+            spectrum = plan.transform(torch.nn.functional.pad(grad[:, c], plan.front))
             if dx is not None:
                 dx[:, c] = plan.back(spectrum * plan.transform(kernel[c]).conj(), zeros, plan.grid)
             if dk is not None:
                 both = (spectrum * plan.transform(x[:, c]).conj()).sum(0)
-                dk[c] = plan.back(both.sum(one_tap, keepdim=True) if one_tap else both, zeros, plan.taps)
+                dk[c] = plan.back(plan.sum_unused(both), zeros, plan.taps)
         return dx, dk, None

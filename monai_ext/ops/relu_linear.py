@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from monai_ext.ops.folded import folded_attention
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -59,3 +60,19 @@ def relu_linear_attention(
         denominator = q @ k.mean(-2).unsqueeze(-1)
         out = q @ product / denominator.clamp_min(min_denominator / n)
     return out.to(dtype)
+
+
+def relu_linear_self_attention(
+    x: torch.Tensor,
+    qkv: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    temperature: torch.Tensor,
+    min_denominator: float = 100.0,
+) -> torch.Tensor:
+    """``relu_linear_attention`` of the projections of one set of tokens, then the output's projection, folded.
+
+    Arguments and result as in ``monai_ext.ops.folded.folded_attention``.
+    """
+    least = min_denominator / x.shape[1]
+    return folded_attention(x, qkv, bias, out, temperature.numel(), F.relu, least, temperature)

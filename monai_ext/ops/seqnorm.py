@@ -87,6 +87,76 @@ def seqnorm_attention(
     return _forward(q, k, v, weight, bias, eps, s)[0]
 
 
+def seqnorm_self_attention(
+    x: torch.Tensor,
+    qkv: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    eps: float = 1e-5,
+    scale: str = "n",
+) -> torch.Tensor:
+    """``seqnorm_attention`` of the projections of one set of tokens, then the output's projection, without q, k and v.
+
+    All that the operator needs of q, k and v are products of theirs over the tokens, and these follow from the tokens'
+    own: with centred tokens ``G = (x - m)^T (x - m)`` the variances are the diagonal of ``W G W^T / N`` and
+    ``(k - m_k)^T (v - m_v) = W_k G W_v^T``. So the whole is ``(x - m) A + a`` with a C x C matrix A: two products over
+    the tokens instead of four. That pays from N of a few C. Small variances of a projection are differences of large
+    numbers in G: where one is less than 1e-6 of the tokens' own, float32 does not resolve it.
+
+    Args:
+        x: tokens (B, N, C).
+        qkv: weight (3C, C) of the projection to queries, keys and values.
+        weight: affine weights (3, H, D) of q, k and v, with H D = C.
+        bias: affine biases (3, H, D) of q, k and v.
+        out: weight (C, C) of the output's projection.
+        eps: added to the variance.
+        scale: as in ``seqnorm_attention``.
+
+    Returns:
+        (B, N, C) in the dtype of x; products are in float32 at least, also under autocast
+
+    Raises:
+        ValueError: for an unknown scale.
+    """
+    n, acc = x.shape[1], torch.promote_types(x.dtype, torch.float32)
+    s, heads = _factor(scale, n), weight.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        centred = x.to(acc)
+        centred = centred - centred.mean(1, keepdim=True)
+        gram = _Gram.apply(centred) if torch.is_grad_enabled() else centred.mT @ centred
+        # (H, D, C), each
+        wq, wk, wv = qkv.to(acc).unflatten(0, (3, heads, -1))
+        bq, bk, bv = bias.to(acc).unbind(0)
+        gram = gram.unsqueeze(1)
+        of_q, of_k, of_v = (w @ gram for w in (wq, wk, wv))
+        scaled = []
+        for w, of, affine in zip((wq, wk, wv), (of_q, of_k, of_v), weight.to(acc)):
+            scaled.append(affine * torch.rsqrt((of * w).sum(-1).clamp_min(0) / n + eps))
+        product = scaled[1].unsqueeze(-1) * (of_k @ wv.mT) * scaled[2].unsqueeze(-2)
+        product = product + n * bk.unsqueeze(-1) * bv.unsqueeze(-2)
+        # from a head's values to the output
+        product = s * product @ out.to(acc).T.unflatten(0, (heads, -1))
+        matrix = (wq.mT @ (scaled[0].unsqueeze(-1) * product)).sum(1)
+        offset = (bq.unsqueeze(-2) @ product).sum(1)
+        return torch.baddbmm(offset, centred, matrix).to(x.dtype)
+
+
+class _Gram(torch.autograd.Function):
+    """``x^T x`` with one product in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.mT @ x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return x @ (grad + grad.mT)
+
+
 def _factor(scale: str, n: int) -> float:
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}.")

@@ -6,7 +6,9 @@ Legend: B batch, H heads, N tokens, D channels of a head.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
+from monai_ext.ops.folded import fold_values
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -51,3 +53,32 @@ def sima_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float
         else:
             out = q @ ((k.transpose(-2, -1) @ v) / k_norm.unsqueeze(-1) / q_norm.unsqueeze(-1))
     return out.to(dtype)
+
+
+def sima_self_attention(
+    x: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, heads: int, eps: float = 1e-12
+) -> torch.Tensor:
+    """``sima_attention`` of the projections of one set of tokens, then the output's projection, folded.
+
+    Norms, values and the output's projection act on a C x C matrix (see ``monai_ext.ops.folded.fold_values``).
+
+    Args:
+        x: tokens (B, N, C).
+        qkv: weight (3C, C) of the projection to queries, keys and values.
+        bias: its bias (3C,).
+        out: weight (C, C) of the output's projection.
+        heads: H.
+        eps: smallest norm to divide by.
+
+    Returns:
+        (B, N, C) in the dtype of x; products are in float32 at least, also under autocast
+    """
+    acc = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        tokens, out = x.to(acc), out.to(acc)
+        wq, wk, wv = qkv.to(acc).chunk(3)
+        bq, bk, bv = (None,) * 3 if bias is None else bias.to(acc).chunk(3)
+        q, k = F.linear(tokens, wq, bq), F.linear(tokens, wk, bk)
+        q_norm, k_norm = (torch.linalg.vector_norm(t, ord=1, dim=1).clamp_min(eps).unsqueeze(-1) for t in (q, k))
+        # one division after the other: the product of two tiny norms would underflow
+        return (q @ (fold_values(k, tokens, wv, bv, out, heads) / k_norm / q_norm)).to(x.dtype)

@@ -161,16 +161,21 @@ def _composite(qkv, pad, table, code, index, inverse, groups: Groups, dropout_p:
         return torch.cat(parts, 1).index_select(1, inverse)
 
 
+def _for_cpu(device: torch.device) -> bool:
+    """Whether to work as suits a CPU; in a compiled graph every block would be code of its own."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _budget(device: torch.device) -> int:
-    return BLOCK_CPU if device.type == "cpu" and not torch.compiler.is_compiling() else BLOCK
+    return BLOCK_CPU if _for_cpu(device) else BLOCK
 
 
 def _bias_budget(device: torch.device) -> int:
-    return BIAS_BLOCK_CPU if device.type == "cpu" and not torch.compiler.is_compiling() else BIAS_BLOCK
+    return BIAS_BLOCK_CPU if _for_cpu(device) else BIAS_BLOCK
 
 
 def _is_narrow(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.shape[-1] < NARROW and not torch.compiler.is_compiling()
+    return x.shape[-1] < NARROW and _for_cpu(x.device)
 
 
 def _times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,10 @@ from monai.inferers import SimpleInferer
 from monai.transforms import AsDiscreted, Compose, Orientation, Spacing
 from torch import nn
 
+from monai_ext.data.case_name import case_name
 from monai_ext.handlers import overlay
 from monai_ext.handlers.best_model import BestModelSaver
-from monai_ext.handlers.case_metrics import CaseMetricsSaver, HausdorffDistanceMM, case_name, confidence_interval
+from monai_ext.handlers.case_metrics import CaseMetricsSaver, HausdorffDistanceMM, confidence_interval
 from monai_ext.handlers.overlay import OverlaySaver, dice_of_classes, draw_overlay
 from monai_ext.handlers.progress import LossProgressBar
 from monai_ext.handlers.training_log import TrainingLogHandler, draw_curve, read_log
