@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from monai_ext.data import datalist
-from monai_ext.handlers.overlay import dice_of_classes
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, arguments, complete, fresh_python, workflow
+from tests.bundles.running import ROOT, complete, workflow
 
 NAME = "chase_db1"
 BUNDLE = ROOT / "bundles" / "retinal_vessel_segmentation"
@@ -84,28 +83,6 @@ def test_the_same_seed_makes_the_same_weights(trained: Path, phantom: Path, tmp_
 def test_another_mixer(phantom: Path, tmp_path: Path, mixer: str) -> None:
     train(phantom, tmp_path, max_epochs=1, **{"network_def#mixer": mixer})
     assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.parametrize("overlay", ["demo.json", "monai_swin_unetr.json"])
-def test_overlays(phantom: Path, tmp_path: Path, overlay: str) -> None:
-    options = {key: value for key, value in TINY.items() if overlay == "demo.json" or not key.startswith("network_def")}
-    paths = {"dataset_dir": str(phantom), "output_dir": str(tmp_path), "model_path": str(tmp_path / "model.pt")}
-    options |= {"max_epochs": 1, **paths}
-    complete(workflow(BUNDLE, ["train.json", overlay], "train", **options))
-    assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.slow
-def test_two_processes(phantom: Path, tmp_path: Path) -> None:
-    configs = [str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
-    everything = f"$datalist('{NAME}', @dataset_dir, 'all')"  # one case to validate on is too few for two
-    options = {**TINY, "max_epochs": 1, "dataset_dir": str(phantom), "output_dir": str(tmp_path)}
-    options |= {"model_path": str(tmp_path / "model.pt"), "validate#dataset#data": everything}
-    del options["device"]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-    result = fresh_python(*command, "training", "--config_file", str(configs), *arguments(**options))
-    assert result.code == 0, result.text
-    assert torch.load(tmp_path / "training_state.pt", weights_only=True)["iteration"] == 2
 
 
 def test_evaluation(trained: Path, phantom: Path, tmp_path: Path) -> None:
