@@ -6,9 +6,11 @@ Legend: B batch, H heads, N tokens, D channels of a head, C = H D.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 def fold_values(
@@ -31,16 +33,39 @@ def fold_values(
     Returns:
         (B, C, C)
     """
-    product = (k.mT @ x).unflatten(1, (heads, -1)) @ value.unflatten(0, (heads, -1)).mT
+    return _from_products(k.mT @ x, k.sum(1), value, bias, out, heads)
+
+
+def _from_products(
+    product: torch.Tensor,
+    total: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    heads: int,
+) -> torch.Tensor:
+    product = product.unflatten(1, (heads, -1)) @ value.unflatten(0, (heads, -1)).mT
     if bias is not None:
-        product = product + k.sum(1).unflatten(1, (heads, -1, 1)) * bias.unflatten(0, (heads, 1, -1))
+        product = product + total.unflatten(1, (heads, -1, 1)) * bias.unflatten(0, (heads, 1, -1))
     return (product @ out.T.unflatten(0, (heads, -1))).flatten(1, 2)
 
 
-def _head_sums(x: torch.Tensor, weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """``sum_d x[b, n, h, d] weight[b, h, d]`` of tokens (B, N, C) and weights (B, C): (B, N, H)."""
-    each = weight.unflatten(1, (heads, -1))
-    return x @ torch.diag_embed(each.mT, dim1=-2, dim2=-1).transpose(1, 2).flatten(1, 2)
+def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B, C) as a matrix (B, C, H) that sums over the channels of each head."""
+    each = x.unflatten(1, (heads, -1))
+    return torch.diag_embed(each.mT, dim1=-2, dim2=-1).transpose(1, 2).flatten(1, 2)
+
+
+def _of_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """The inverse: of (B, C, H) each head's own channels (B, C)."""
+    return torch.diagonal(x.unflatten(1, (heads, -1)), dim1=1, dim2=3).transpose(1, 2).flatten(1)
+
+
+# Features of queries and keys by name: in place, and the derivative from the feature itself, written to another tensor.
+FEATURES: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[torch.Tensor, torch.Tensor], Any]]] = {
+    "elu + 1": (lambda x: F.elu_(x).add_(1), lambda f, out: torch.clamp(f, max=1, out=out)),
+    "relu": (F.relu_, lambda f, out: torch.sign(f, out=out)),
+}
 
 
 def folded_attention(
@@ -49,13 +74,14 @@ def folded_attention(
     bias: torch.Tensor | None,
     out: torch.Tensor,
     heads: int,
-    feature: Callable[[torch.Tensor], torch.Tensor],
+    feature: str,
     least: float,
     gain: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``g_h f(q) (f(k)^T v / N) / max(f(q) mean_N f(k), least)`` of the projections of x, then the output's projection.
 
-    Values and the heads' outputs are not made (see ``fold_values``).
+    Values and the heads' outputs are not made (see ``fold_values``), and of the size of x only the features of
+    queries and keys are kept for the backward. Not twice differentiable.
 
     Args:
         x: tokens (B, N, C).
@@ -63,7 +89,7 @@ def folded_attention(
         bias: its bias (3C,).
         out: weight (C, C) of the output's projection.
         heads: H.
-        feature: f, for each element.
+        feature: f, one of ``FEATURES``.
         least: smallest denominator.
         gain: g, a factor for each head.
 
@@ -72,13 +98,100 @@ def folded_attention(
     """
     acc = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        tokens, out = x.to(acc), out.to(acc)
-        wq, wk, wv = qkv.to(acc).chunk(3)
-        bq, bk, bv = (None,) * 3 if bias is None else bias.to(acc).chunk(3)
-        q, k = feature(F.linear(tokens, wq, bq)), feature(F.linear(tokens, wk, bk))
-        matrix = fold_values(k, tokens, wv, bv, out, heads) / x.shape[1]
-        if gain is not None:
-            matrix = matrix * gain.to(acc).flatten().repeat_interleave(len(wq) // heads).unsqueeze(-1)
-        share = 1 / _head_sums(q, k.mean(1), heads).clamp_min(least)
-        q = (q.unflatten(-1, (heads, -1)) * share.unsqueeze(-1)).flatten(-2)
-        return (q @ matrix).to(x.dtype)
+        given = [
+            None if t is None else t.to(acc) for t in (x, qkv, bias, out, None if gain is None else gain.flatten())
+        ]
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+            return _Folded.apply(*given, heads, feature, least).to(x.dtype)
+        return _forward(*given, heads, feature, least)[0].to(x.dtype)
+
+
+def _forward(
+    x: torch.Tensor,
+    qkv: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    gain: torch.Tensor | None,
+    heads: int,
+    feature: str,
+    least: float,
+) -> tuple[torch.Tensor, ...]:
+    """Output, features of q and k, mean products and sums of k, reciprocal denominators."""
+    wq, wk, wv = qkv.chunk(3)
+    bq, bk, bv = (None,) * 3 if bias is None else bias.chunk(3)
+    q, k = F.linear(x, wq, bq), F.linear(x, wk, bk)
+    for t in (q, k):
+        FEATURES[feature][0](t)
+    product, total = k.mT @ x / x.shape[1], k.mean(1)
+    matrix = _from_products(product, total, wv, bv, out, heads)
+    if gain is not None:
+        matrix = matrix * _repeated(gain, q)
+    share = 1 / (q @ _by_head(total, heads)).clamp_min(least)
+    return _scaled(q, share) @ matrix, q, k, product, total, share
+
+
+def _repeated(gain: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Factors (H,) for the rows of a matrix (B, C, C)."""
+    return gain.repeat_interleave(like.shape[-1] // len(gain)).unsqueeze(-1)
+
+
+def _scaled(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) times a factor for each head (B, N, H)."""
+    return (x.unflatten(-1, (share.shape[-1], -1)) * share.unsqueeze(-1)).flatten(-2)
+
+
+class _Folded(torch.autograd.Function):
+    """The folded attention; what is of the size of x is written in place in the backward wherever it can be."""
+
+    @staticmethod
+    def forward(ctx: Any, x, qkv, bias, out, gain, heads: int, feature: str, least: float) -> torch.Tensor:
+        y, q, k, product, total, share = _forward(x, qkv, bias, out, gain, heads, feature, least)
+        ctx.save_for_backward(x, qkv, bias, out, gain, q, k, product, total, share)
+        ctx.heads, ctx.slope, ctx.least = heads, FEATURES[feature][1], least
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, qkv, bias, out, gain, q, k, product, total, share = ctx.saved_tensors
+        heads, n = ctx.heads, x.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            wq, wk, wv = qkv.chunk(3)
+            bv = None if bias is None else bias.chunk(3)[2]
+            # (B, H, D, C) or (H, D, C), each: a head's values, and what they become in the output
+            product_h, total_h = product.unflatten(1, (heads, -1)), total.unflatten(1, (heads, -1, 1))
+            wv_h, out_h = wv.unflatten(0, (heads, -1)), out.T.unflatten(0, (heads, -1))
+            values = product_h @ wv_h.mT
+            if bv is not None:
+                values = values + total_h * bv.unflatten(0, (heads, 1, -1))
+            matrix = (values @ out_h).flatten(1, 2)
+
+            work = _scaled(q, share)
+            d_matrix = work.mT @ grad
+            d_gain = None
+            if gain is not None:
+                d_gain = (d_matrix * matrix).sum((0, 2)).unflatten(0, (heads, -1)).sum(1)
+                matrix, d_matrix = (m * _repeated(gain, q) for m in (matrix, d_matrix))
+            d_matrix = d_matrix.unflatten(1, (heads, -1))
+            d_values = d_matrix @ out_h.mT
+            d_out = (values.mT @ d_matrix).sum(0).flatten(0, 1).T
+            d_product, d_wv = (d_values @ wv_h).flatten(1, 2), (d_values.mT @ product_h).sum(0).flatten(0, 1)
+            d_total, d_bv = torch.zeros_like(total), None
+            if bv is not None:
+                d_total = (d_values * bv.unflatten(0, (heads, 1, -1))).sum(-1).flatten(1)
+                d_bv = (d_values * total_h).sum((0, 2)).flatten()
+
+            dq = grad @ matrix.mT
+            d_share = torch.mul(dq, q, out=work).unflatten(-1, (heads, -1)).sum(-1)
+            # where the bound acts, the denominator is a constant
+            d_least = d_share * -share.square() * (share * ctx.least < 1)
+            d_total = d_total + _of_heads(q.mT @ d_least, heads)
+            dq.unflatten(-1, (heads, -1)).mul_(share.unsqueeze(-1))
+            dq.baddbmm_(d_least, _by_head(total, heads).mT).mul_(ctx.slope(q, work))
+            dx = dq @ wq
+            d_wq, d_bq = (dq.mT @ x).sum(0), dq.sum((0, 1))
+            dk = torch.baddbmm(d_total.unsqueeze(1), x, d_product.mT, out=dq).div_(n).mul_(ctx.slope(k, work))
+            dx.baddbmm_(dk, wk.expand(len(x), -1, -1)).baddbmm_(k, d_product, alpha=1 / n)
+            d_qkv = torch.cat((d_wq, (dk.mT @ x).sum(0), d_wv))
+            d_bias = None if bias is None else torch.cat((d_bq, dk.sum((0, 1)), d_bv))
+        return dx, d_qkv, d_bias, d_out, d_gain, None, None, None

@@ -59,7 +59,7 @@ def linear_self_attention(
 
     Arguments and result as in ``monai_ext.ops.folded.folded_attention``.
     """
-    return folded_attention(x, qkv, bias, out, heads, _feature, eps)
+    return folded_attention(x, qkv, bias, out, heads, "elu + 1", eps)
 
 
 def _feature(x: torch.Tensor) -> torch.Tensor:

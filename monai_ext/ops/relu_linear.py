@@ -75,4 +75,4 @@ def relu_linear_self_attention(
     Arguments and result as in ``monai_ext.ops.folded.folded_attention``.
     """
     least = min_denominator / x.shape[1]
-    return folded_attention(x, qkv, bias, out, temperature.numel(), F.relu, least, temperature)
+    return folded_attention(x, qkv, bias, out, temperature.numel(), "relu", least, temperature)
