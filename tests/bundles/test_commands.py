@@ -26,9 +26,12 @@ SHORT = {"max_epochs": 1, "val_interval": 1, "train#trainer#epoch_length": 2}
 def documented(bundle: Path) -> Iterator[list[str]]:
     """The words of the commands that run a workflow, of each kind one: kind, launcher, configs and options."""
     text = (bundle / "docs" / "README.md").read_text()
-    found = set()
+    found, variables = set(), {}
     for block in re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL):
-        block = block.replace("$B/", f"bundles/{bundle.name}/configs/")
+        for name, quoted, plain in re.findall(r'^(\w+)=(?:"([^"]*)"|(\S+))$', block, flags=re.MULTILINE):
+            variables[name] = quoted or plain
+        for name, value in variables.items():
+            block = re.sub(rf"\${name}\b", value, block)
         for line in block.splitlines():
             if "monai.bundle run " not in line:
                 continue
@@ -36,7 +39,9 @@ def documented(bundle: Path) -> Iterator[list[str]]:
             kind = words[words.index("run") + 1]
             options = words[words.index("run") + 2 :]
             pairs = dict(zip((name.removeprefix("--") for name in options[::2]), options[1::2]))
-            others = [word for name, value in pairs.items() if name not in PATHS for word in (f"--{name}", value)]
+            others = [
+                word for name, value in pairs.items() if name not in {*PATHS, *SHORT} for word in (f"--{name}", value)
+            ]
             command = (kind, words[0], pairs["config_file"], "own" if "model_path" in pairs else "", *others)
             if command not in found:
                 found.add(command)
@@ -58,7 +63,9 @@ def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
     chosen: dict[str, object] = {"dataset_dir": str(phantom), "output_dir": str(folder)}
     if kind == "training":
         chosen |= {**SHORT, "model_path": str(folder / "model.pt"), "num_workers": 0}
-        if launcher == "torchrun":  # the phantom's two cases to train on and one to validate on are few for two processes
+        if (
+            launcher == "torchrun"
+        ):  # the phantom's two cases to train on and one to validate on are few for two processes
             chosen["batch_size"] = 1
             chosen["validate#dataset#data"] = f"$datalist('{name_of_data(bundle)}', @dataset_dir, 'all')"
     elif own:
