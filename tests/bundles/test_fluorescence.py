@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "val_interval": 1,
     "warmup_epochs": 1,
 }
-COLUMNS = ["case", "psnr", "ssim", "input_psnr", "input_ssim", "nlm_psnr", "nlm_ssim"]
+COLUMNS = ["case", "psnr", "ssim", "input_psnr", "input_ssim", "nlm_psnr", "nlm_ssim", "gaussian_psnr", "gaussian_ssim"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,8 @@ def test_evaluation(trained: Path, phantom: Path, tmp_path: Path, capsys: pytest
     for case in cases:
         assert all(5 < float(rows[case][column]) < 60 for column in COLUMNS[1::2])
         assert all(0 < float(rows[case][column]) < 1 for column in COLUMNS[2::2])
-        assert float(rows[case]["nlm_psnr"]) > float(rows[case]["input_psnr"]), "non-local means takes noise away"
+        for name in ("nlm", "gaussian"):
+            assert float(rows[case][f"{name}_psnr"]) > float(rows[case]["input_psnr"]), f"{name} takes noise away"
     assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == set(cases)
     said = capsys.readouterr().out
     assert all(f"{float(rows['mean'][column]):.2f} dB" in said for column in COLUMNS[1::2])
