@@ -70,7 +70,7 @@ class ScaleTogetherd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
-        reference = _entry(d, self.reference_key)
+        reference = entry_of(d, self.reference_key)
         low, high = (float(value) for value in np.percentile(_numbers(reference), (self.lower, self.upper)))
         if not high > low:
             raise ValueError(
@@ -113,7 +113,7 @@ class FitIntensityd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
-        target = _numbers(_entry(d, self.reference_key))
+        target = _numbers(entry_of(d, self.reference_key))
         for key in self.key_iterator(d):
             image = convert_to_tensor(d[key], dtype=torch.float32, track_meta=get_track_meta())
             gain, offset = gain_and_offset(_numbers(image), target)
@@ -121,7 +121,8 @@ class FitIntensityd(MapTransform):
         return d
 
 
-def _entry(data: Mapping[Hashable, Any], key: str) -> Any:
+def entry_of(data: Mapping[Hashable, Any], key: str) -> Any:
+    """The item's entry, or a ValueError that names it."""
     if key not in data:
         raise ValueError(f"the item has no {key!r}, it has {sorted(map(str, data))}; name another reference_key.")
     return data[key]
