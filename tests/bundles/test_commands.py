@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from PIL import Image
 from monai_ext.data import datalist
 from tests.bundles.running import BUNDLES, Outcome, arguments, fresh_python, monai_bundle
 
-# what a test chooses instead
-PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume"}
+# what a test chooses instead, or what makes no other run of it
+PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume", "learning_rate"}
 SHORT = {"max_epochs": 1, "val_interval": 1, "train#trainer#epoch_length": 2}
 
 
@@ -42,7 +43,13 @@ def documented(bundle: Path) -> Iterator[list[str]]:
             others = [
                 word for name, value in pairs.items() if name not in {*PATHS, *SHORT} for word in (f"--{name}", value)
             ]
-            command = (kind, words[0], pairs["config_file"], "own" if "model_path" in pairs else "", *others)
+            command = (
+                kind,
+                words[0],
+                pairs["config_file"],
+                "own" if kind == "evaluating" and "model_path" in pairs else "",
+                *others,
+            )
             if command not in found:
                 found.add(command)
                 yield list(command)
@@ -70,6 +77,8 @@ def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
             chosen["validate#dataset#data"] = f"$datalist('{name_of_data(bundle)}', @dataset_dir, 'all')"
     elif own:
         parser = ConfigParser(ConfigParser.load_config_files(re.findall(r"[\w./-]+\.json", configs)))
+        for name, value in zip(options[::2], options[1::2]):
+            parser[name.removeprefix("--")] = json.loads(value) if value[0] in "[{" else value
         folder.mkdir(exist_ok=True)
         torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
         chosen["model_path"] = str(folder / "model.pt")
