@@ -109,8 +109,8 @@ class FixedRicianNoised(MapTransform):
         allow_missing_keys: leave out keys that the item lacks.
 
     Raises:
-        ValueError: for a negative level, an item without ``level_key``, a percentile outside 0 to 100, images with negative values, and images
-            that do not know the file they are from.
+        ValueError: for a negative level, an item without ``level_key``, a percentile outside 0 to 100, images with
+            negative values, and images that do not know the file they are from.
     """
 
     def __init__(

@@ -77,6 +77,12 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
             yield from walk(inner)
 
 
+def inner(definition: dict[str, Any]) -> dict[str, Any]:
+    """The part of a network's definition that names the channels: itself, or what a wrapper holds."""
+    parts = [definition, *(value for _, value in walk(definition) if isinstance(value, dict))]
+    return next(part for part in parts if {"in_channels", "out_channels"} <= set(part))
+
+
 def network(bundle: Path, weights: bool = True) -> torch.nn.Module:
     net = ConfigParser({"network_def": config(bundle, "inference.json")["network_def"]}).get_parsed_content(
         "network_def"
@@ -112,7 +118,7 @@ def test_metadata(bundle: Path) -> None:
 
 def test_metadata_fits_the_configs(bundle: Path) -> None:
     tensors = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
-    definition = config(bundle, "train.json")["network_def"]
+    definition = inner(config(bundle, "train.json")["network_def"])
     assert tensors["inputs"]["image"]["num_channels"] == definition["in_channels"]
     assert tensors["outputs"]["pred"]["num_channels"] == definition["out_channels"]
     assert tensors["inputs"]["image"]["spatial_shape"] == config(bundle, "train.json")["patch_size"]
@@ -192,7 +198,7 @@ def test_weights(bundle: Path) -> None:
 def test_export(bundle: Path, tmp_path: Path) -> None:
     net = network(bundle)
     settings = config(bundle, "inference.json")
-    image = torch.randn(1, settings["network_def"]["in_channels"], *settings["patch_size"])
+    image = torch.randn(1, inner(settings["network_def"])["in_channels"], *settings["patch_size"])
     ckpt_export(
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
