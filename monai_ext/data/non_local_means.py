@@ -35,6 +35,7 @@ class NonLocalMeansd(MapTransform):
         allow_missing_keys: leave out keys that the item lacks.
 
     Raises:
+        ValueError: for names that do not fit, a strength that is not positive, an item without ``reference_key``.
         ImportError: scikit-image is not installed; says how to install it.
     """
 
@@ -61,6 +62,8 @@ class NonLocalMeansd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
+        if self.reference_key is not None and self.reference_key not in d:
+            raise ValueError(f"the item has no {self.reference_key!r}, named by reference_key; it has {sorted(d)}.")
         for key, name in self.key_iterator(d, self.names):
             reference = None if self.reference_key is None else _numbers(d[self.reference_key])
             d[name] = convert_to_dst_type(self._denoised(_numbers(d[key]), reference), d[key], dtype=torch.float32)[0]

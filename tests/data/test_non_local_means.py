@@ -71,6 +71,8 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
         NonLocalMeansd(["a", "b"], names="c")
     with pytest.raises(ValueError, match="strength must be positive, got 0"):
         NonLocalMeansd("a", strength=0)
+    with pytest.raises(ValueError, match="the item has no 'clean', named by reference_key; it has"):
+        NonLocalMeansd("image", reference_key="clean")({"image": torch.rand(1, 9, 9)})
     for name in [name for name in sys.modules if name.split(".")[0] == "skimage"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "skimage", None)
