@@ -43,8 +43,16 @@ TINY: dict[str, Any] = {
     "mirror_axes": [],
 }
 COLUMNS = ["psnr", "ssim", "psnr_input", "ssim_input"]
+FIRST = 5  # test cases that the shipped weights are tried on, and their mean PSNR and SSIM by level
+HEADLINE = {
+    "0.025": (39.96, 0.9847),
+    "0.05": (35.62, 0.9599),
+    "0.075": (33.43, 0.9353),
+    "0.1": (32.01, 0.9128),
+    "0.15": (30.01, 0.8693),
+}
+MARGINS = {"nlm": (1.3, 0.01), "nlm_known": (0.7, 0.002)}  # over non-local means at every level
 ENDS = ["mean", "std", "ci95_low", "ci95_high"]
-REAL = {"device": "$torch.device('cpu')", "num_workers": 0, "pictures": 1}
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +237,21 @@ def test_onnx(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(BUNDLE)(image).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_shipped_weights_on_real_volumes(real_data: Path, tmp_path: Path) -> None:
+    """The first test cases: their part of docs/test_metrics.csv, and the margin over non-local means."""
+    folder = real_data / "Task04_Hippocampus"
+    if not folder.is_dir():
+        pytest.skip(f"no Task04_Hippocampus in {real_data}")
+    first = f"$at_levels(datalist('{NAME}', @dataset_dir, @split)[:{FIRST}], @levels)"
+    options = {"device": "$torch.device('cpu')", "num_workers": 0, "pictures": 1, "dataset#data": first}
+    rows = evaluate(folder, tmp_path, "non_local_means.json", **options)
+    for level, (psnr, ssim) in HEADLINE.items():
+        mean = rows["mean", level]
+        assert mean["psnr"] == pytest.approx(psnr, abs=0.02), level
+        assert mean["ssim"] == pytest.approx(ssim, abs=0.002), level
+        for kind, (more_psnr, more_ssim) in MARGINS.items():
+            assert mean["psnr"] > mean[f"psnr_{kind}"] + more_psnr, (level, kind)
+            assert mean["ssim"] > mean[f"ssim_{kind}"] + more_ssim, (level, kind)
