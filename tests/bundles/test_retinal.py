@@ -35,6 +35,8 @@ TINY: dict[str, Any] = {
     "val_interval": 1,
     "warmup_epochs": 1,
 }
+# of the shipped weights, without mirroring, as the bundle's README has them
+DICE, ROC_AUC = 0.804, 0.9875
 COLUMNS = ["case", "dice", "roc_auc", "centre_line_dice", "sensitivity", "specificity", "accuracy"]
 
 
@@ -139,5 +141,5 @@ def test_shipped_weights_on_real_photographs(real_data: Path, tmp_path: Path) ->
     options = {"device": "$torch.device('cpu')", "num_workers": 0, "mirror_axes": [], "handlers#2#_disabled_": True}
     complete(workflow(BUNDLE, ["train.json", "evaluate.json"], "eval", **options, **paths))
     rows = table(tmp_path / "metrics.csv")
-    assert float(rows["mean"]["dice"]) == pytest.approx(DICE, abs=0.003)  # what the bundle's README says
+    assert float(rows["mean"]["dice"]) == pytest.approx(DICE, abs=0.003)
     assert float(rows["pooled"]["roc_auc"]) == pytest.approx(ROC_AUC, abs=0.002)
