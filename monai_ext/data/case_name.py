@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
 
-__all__ = ["case_name", "file_of", "name_of", "stem"]
+__all__ = ["case_name", "file_of", "group_name", "name_of", "stem"]
 
 _SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 
@@ -36,3 +36,17 @@ def stem(file: str) -> str:
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
+
+
+def group_name(item: Mapping[Hashable, Any], key: Hashable | None) -> str:
+    """An entry of an item as text, numbers as short as can be; empty without a key.
+
+    Raises:
+        ValueError: the item has no such entry.
+    """
+    if key is None:
+        return ""
+    if key not in item:
+        raise ValueError(f"the item has no {key!r}, named by group_key; it has {sorted(map(str, item))}.")
+    value = item[key]
+    return value if isinstance(value, str) else f"{float(value):g}"

@@ -6,13 +6,15 @@ reaches the network::
     LoadVolumed("image") -> CopyItemsd("image", names="label") -> RandRicianLeveld("image")
         -> ScaleTogetherd(["image", "label"])
 
-In evaluation ``FixedRicianNoised`` takes the place of ``RandRicianLeveld``.
+In evaluation ``FixedRicianNoised`` takes the place of ``RandRicianLeveld``, and ``at_levels`` lists every case once a
+level.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,21 @@ from monai.utils import convert_to_tensor
 
 from monai_ext.data.case_name import case_name, file_of, name_of
 
-__all__ = ["FixedRicianNoised", "RandRicianLeveld"]
+__all__ = ["FixedRicianNoised", "RandRicianLeveld", "at_levels"]
+
+
+def at_levels(items: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> list[dict[str, Any]]:
+    """Every item once for each level: its ``image``, its ``case`` where it has one, and ``level``.
+
+    Nothing else goes along: what a data set holds as ``label`` is no reference of a restored image.
+
+    Raises:
+        ValueError: for no levels.
+    """
+    if not levels:
+        raise ValueError("levels is empty; give at least one, such as [0.05].")
+    kept = [{key: item[key] for key in ("image", "case") if key in item} for item in items]
+    return [{**item, "level": float(level)} for item in kept for level in levels]
 
 
 class RandRicianLeveld(RandomizableTransform, MapTransform):
@@ -88,11 +104,13 @@ class FixedRicianNoised(MapTransform):
         level: standard deviation of the noise as a part of the percentile.
         seed: another number is another noise.
         percentile: of the clean image, that stands for its brightest tissue.
+        level_key: entry of the item that holds its level, in place of ``level``; a case has the same pattern of
+            noise at every level.
         allow_missing_keys: leave out keys that the item lacks.
 
     Raises:
-        ValueError: for a negative level, a percentile outside 0 to 100, images with negative values, and images
-            that do not know the file they are from.
+        ValueError: for a negative level, an item without ``level_key``, a percentile outside 0 to 100, images with
+            negative values, and images that do not know the file they are from.
     """
 
     def __init__(
@@ -101,17 +119,22 @@ class FixedRicianNoised(MapTransform):
         level: float = 0.08,
         seed: int = 0,
         percentile: float = 99.0,
+        level_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not level >= 0:
-            raise ValueError(f"level must be 0 or more, got {level}.")
-        self.level = float(level)
+        self.level = _checked_level(level)
         self.seed = seed
         self.percentile = _checked_percentile(percentile)
+        self.level_key = level_key
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
+        level = self.level
+        if self.level_key is not None:
+            if self.level_key not in d:
+                raise ValueError(f"the item has no {self.level_key!r}, its level; list the cases by at_levels.")
+            level = _checked_level(float(d[self.level_key]))
         for key in self.key_iterator(d):
             if file_of(d[key]) is None:
                 raise ValueError(
@@ -120,8 +143,14 @@ class FixedRicianNoised(MapTransform):
                 )
             text = f"{self.seed} {case_name(d[key])}".encode()
             random = np.random.RandomState(int.from_bytes(hashlib.sha256(text).digest()[:4], "big"))
-            d[key] = _with_noise(d[key], self.level, self.percentile, random, key)
+            d[key] = _with_noise(d[key], level, self.percentile, random, key)
         return d
+
+
+def _checked_level(level: float) -> float:
+    if not level >= 0:
+        raise ValueError(f"level must be 0 or more, got {level}.")
+    return float(level)
 
 
 def _checked_percentile(percentile: float) -> float:

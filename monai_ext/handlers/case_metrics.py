@@ -18,7 +18,7 @@ from monai.handlers import HausdorffDistance
 from monai.utils import string_list_all_gather
 from scipy.stats import bootstrap
 
-from monai_ext.data.case_name import file_of, stem
+from monai_ext.data.case_name import file_of, group_name, stem
 from monai_ext.files import atomic_write
 
 __all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "confidence_interval"]
@@ -54,7 +54,8 @@ class CaseMetricsSaver:
         class_names: foreground classes in the order of the metrics' columns; none for metrics of one column.
         metrics: name in the table for each of the evaluator's metrics, by the evaluator's name for it.
         pooled: those of ``metrics`` whose value over all cases together, ``engine.state.metrics``, belongs in the
-            row ``pooled``; only for metrics of one column.
+            row ``pooled``; only for metrics of one column, without groups.
+        group_key: entry of an item by which the rows are grouped, such as ``level``.
         resamples: of the bootstrap behind the confidence intervals.
     """
 
@@ -64,6 +65,7 @@ class CaseMetricsSaver:
         class_names: Sequence[str] = (),
         metrics: Mapping[str, str] | None = None,
         pooled: Sequence[str] = (),
+        group_key: str | None = None,
         resamples: int = 10_000,
     ) -> None:
         self.path = Path(path)
@@ -73,11 +75,14 @@ class CaseMetricsSaver:
             raise ValueError("metrics is empty; give the evaluator's metrics and their names in the table.")
         self.pooled = list(pooled)
         unknown = [key for key in self.pooled if key not in self.metrics]
-        if unknown or (self.pooled and self.class_names):
-            reason = f"{unknown} is not in metrics" if unknown else "there are classes"
+        self.group_key = group_key
+        if unknown or (self.pooled and (self.class_names or group_key)):
+            reason = "there are classes" if self.class_names else "there are groups"
+            reason = f"{unknown} is not in metrics" if unknown else reason
             raise ValueError(f"pooled must name metrics of one column, got {self.pooled}: {reason}.")
         self.resamples = resamples
         self._files: list[str] = []
+        self._groups: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
@@ -85,7 +90,7 @@ class CaseMetricsSaver:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def _begin(self, _engine: Engine) -> None:
-        self._files = []
+        self._files, self._groups = [], []
 
     def _add(self, engine: Engine) -> None:
         batch = engine.state.batch
@@ -93,12 +98,16 @@ class CaseMetricsSaver:
             raise ValueError("the evaluator must decollate its batches; leave its option decollate at true.")
         for item in batch:
             self._files.append(file_of(item["image"]) or f"case_{len(self._files)}")
+            self._groups.append(group_name(item, self.group_key))
 
     def __call__(self, engine: Engine) -> None:
-        files = string_list_all_gather(self._files) if idist.get_world_size() > 1 else self._files
+        files, groups = self._files, self._groups
+        if idist.get_world_size() > 1:
+            files, groups = string_list_all_gather(files), string_list_all_gather(groups)
         if idist.get_rank() > 0:
             return
-        rows: dict[str, dict[str, float]] = {file: {} for file in files}  # a distributed sampler repeats cases
+        keys = list(zip(files, groups))
+        rows: dict[tuple[str, str], dict[str, float]] = {key: {} for key in keys}  # a distributed sampler repeats cases
         for key, title in self.metrics.items():
             details = getattr(engine.state, "metric_details", {}).get(key)
             if details is None:
@@ -112,42 +121,56 @@ class CaseMetricsSaver:
                     f"the metric {key!r} has values for {values.shape[0]} cases and {values.shape[1]} classes, "
                     f"there are {len(files)} cases and {expected}."
                 )
-            for file, line in zip(files, values):
+            for key, line in zip(keys, values):
                 if not self.class_names:
-                    rows[file][title] = line[0]
+                    rows[key][title] = line[0]
                     continue
-                rows[file] |= {f"{title}_{name}": value for name, value in zip(self.class_names, line)}
-                rows[file][f"{title}_mean"] = _over(np.mean, line[~np.isnan(line)])
-        names = [stem(file) for file in rows]
-        if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
-            names = [f"{Path(file).parent.name}/{name}" for file, name in zip(rows, names)]
-        if len(set(names)) < len(names):
-            names = list(rows)
+                rows[key] |= {f"{title}_{name}": value for name, value in zip(self.class_names, line)}
+                rows[key][f"{title}_mean"] = _over(np.mean, line[~np.isnan(line)])
+        names = _names(list(dict.fromkeys(files)))
+        parts = {
+            group: {names[f]: row for (f, g), row in rows.items() if g == group} for group in dict.fromkeys(groups)
+        }
         pooled = {self.metrics[key]: float(engine.state.metrics[key]) for key in self.pooled}
-        self._write(dict(zip(names, rows.values())), {"pooled": pooled} if pooled else {})
+        self._write(parts, {"pooled": pooled} if pooled else {})
 
     def _columns(self) -> list[str]:
         if not self.class_names:
             return list(self.metrics.values())
         return [f"{title}_{name}" for title in self.metrics.values() for name in [*self.class_names, "mean"]]
 
-    def _write(self, rows: dict[str, dict[str, float]], pooled: dict[str, dict[str, float]]) -> None:
+    def _write(self, parts: dict[str, dict[str, dict[str, float]]], pooled: dict[str, dict[str, float]]) -> None:
         columns = self._columns()
+        summaries = {group: self._summary(rows, group) | pooled for group, rows in parts.items()}
+        with atomic_write(self.path, "w") as file:
+            writer = csv.writer(file)
+            writer.writerow(["case", *([self.group_key] if self.group_key else []), *columns])
+            for part in ({group: dict(sorted(rows.items())) for group, rows in parts.items()}, summaries):
+                for group, rows in part.items():
+                    for case, row in rows.items():
+                        cells = [_cell(row.get(key, float("nan"))) for key in columns]
+                        writer.writerow([case, *([group] if self.group_key else []), *cells])
+
+    def _summary(self, rows: dict[str, dict[str, float]], group: str) -> dict[str, dict[str, float]]:
         summary: dict[str, dict[str, float]] = {"mean": {}, "std": {}, "ci95_low": {}, "ci95_high": {}}
-        for column in columns:
+        for column in self._columns():
             values = np.asarray([row[column] for row in rows.values()])
             finite = values[np.isfinite(values)]
             if len(finite) < len(values):
-                left_out = len(values) - len(finite)
-                _logger.warning("%s: %d of %d cases have no value, left out of mean.", column, left_out, len(values))
+                left_out, name = len(values) - len(finite), f"{column} {group}".rstrip()
+                _logger.warning("%s: %d of %d cases have no value, left out of mean.", name, left_out, len(values))
             summary["mean"][column], summary["std"][column] = _over(np.mean, finite), _over(np.std, finite)
             interval = confidence_interval(finite, self.resamples)
             summary["ci95_low"][column], summary["ci95_high"][column] = interval
-        with atomic_write(self.path, "w") as file:
-            writer = csv.writer(file)
-            writer.writerow(["case", *columns])
-            for case, row in [*sorted(rows.items()), *(summary | pooled).items()]:
-                writer.writerow([case, *[_cell(row.get(key, float("nan"))) for key in columns]])
+        return summary
+
+
+def _names(files: list[str]) -> dict[str, str]:
+    """What each file is called in the table."""
+    names = [stem(file) for file in files]
+    if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
+        names = [f"{Path(file).parent.name}/{name}" for file, name in zip(files, names)]
+    return dict(zip(files, names if len(set(names)) == len(names) else files))
 
 
 def confidence_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:

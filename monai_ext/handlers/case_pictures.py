@@ -11,7 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_ext.data.case_name import case_name
+from monai_ext.data.case_name import case_name, group_name
 from monai_ext.handlers.planes import on_grid_of
 
 __all__ = ["CasePictures"]
@@ -29,11 +29,13 @@ class CasePictures(ABC):
     Args:
         folder: where the pictures go, named by their cases.
         max_cases: pictures a run, 0 for all.
+        group_key: entry of an item that is added to the name, where a case comes several times.
     """
 
-    def __init__(self, folder: str | os.PathLike, max_cases: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike, max_cases: int = 0, group_key: str | None = None) -> None:
         self.folder = Path(folder)
         self.max_cases = max_cases
+        self.group_key = group_key
         self._drawn = 0
 
     @abstractmethod
@@ -56,6 +58,8 @@ class CasePictures(ABC):
             image, label, pred = (output.get(key, batch.get(key)) for key in ("image", "label", "pred"))
             target = pred if pred is not None else label
             name = case_name(image if image is not None else target, f"rank{idist.get_rank()}_{self._drawn}")
+            if self.group_key is not None:
+                name = f"{name}_{self.group_key}_{group_name(batch, self.group_key)}"
             shown = on_grid_of(image, target)
             if shown is None:
                 _logger.warning("%s: no picture, the image's grid is not that of the prediction.", name)

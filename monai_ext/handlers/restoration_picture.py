@@ -33,12 +33,18 @@ class RestorationPictureSaver(CasePictures):
         max_cases: pictures a run, 0 for all.
         fit: show input and output after the fit of ``CasePSNR(fit=True)``.
         data_range: of PSNR and SSIM, as in ``CasePSNR``.
+        group_key: see ``CasePictures``.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, max_cases: int = 0, fit: bool = False, data_range: float | None = None
+        self,
+        folder: str | os.PathLike,
+        max_cases: int = 0,
+        fit: bool = False,
+        data_range: float | None = None,
+        group_key: str | None = None,
     ) -> None:
-        super().__init__(folder, max_cases)
+        super().__init__(folder, max_cases, group_key)
         self.fit = fit
         self.data_range = data_range
 

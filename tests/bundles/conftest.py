@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from monai.utils import set_determinism
 
-from monai_ext.data.phantom import draw_phantom
+from monai_ext.data.phantom import PHANTOMS, draw_phantom
 from tests.bundles.running import ROOT, TINY, complete, workflow
 
 
@@ -33,7 +33,8 @@ def phantom_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
         assert found, f"{bundle.name}/configs/train.json names no data set of ours in datalist('...')"
         name = found.group(1)
         if name not in drawn:
-            drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), cases=4, seed=1, progress=False)
+            size = 96 if PHANTOMS[name].size else None  # of pictures
+            drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), 4, seed=1, size=size, progress=False)
         return drawn[name]
 
     return draw

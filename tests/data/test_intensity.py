@@ -8,7 +8,13 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, Flipd, Invertd
 
-from monai_ext.data.intensity import FitIntensityd, ScaleTogetherd, gain_and_offset
+from monai_ext.data.intensity import (
+    FitIntensityd,
+    ScaleByNoised,
+    ScaleTogetherd,
+    gain_and_offset,
+    noise_estimate,
+)
 
 
 def image(seed: int, shape: tuple[int, ...] = (1, 7, 5)) -> MetaTensor:
@@ -39,6 +45,37 @@ def test_predictions_come_back_to_the_intensities_of_the_file() -> None:
             low = np.percentile(original["image"].numpy(), 0.5)
             expected = 2 * (original["image"].as_tensor() - low) + low
             torch.testing.assert_close(found["pred"].as_tensor(), expected.float(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 50), (2, 24, 20, 22), (1, 60, 50, 1)], ids=str)
+def test_the_estimate_of_noise(shape: tuple[int, ...]) -> None:
+    """Neither flat parts nor slopes nor edges along an axis are taken for noise."""
+    random = np.random.default_rng(0)
+    scene = sum(np.indices(shape)[1:]).astype(float)
+    scene[:, 10:] += 300
+    for sigma in (0.5, 7.0):
+        assert noise_estimate(scene + random.normal(0, sigma, shape)) == pytest.approx(sigma, rel=0.08)
+    assert noise_estimate(scene) == pytest.approx(0, abs=1e-9)
+    assert noise_estimate(np.ones((1, 2, 2))) == 0, "too small to tell"
+
+
+def test_noise_of_one_strength() -> None:
+    random = np.random.default_rng(0)
+    scene = np.zeros((1, 30, 30, 30))
+    scene[:, 8:, 5:] = 400
+    for sigma in (10.0, 50.0):
+        noisy = torch.from_numpy(scene + random.normal(0, sigma, scene.shape)).float()
+        items = {"image": MetaTensor(noisy), "label": MetaTensor(torch.from_numpy(scene).float())}
+        scale = ScaleByNoised(["image", "label"])
+        found = scale(items)
+        assert float((found["image"] - found["label"]).std()) == pytest.approx(1, abs=0.06)
+        assert float(np.percentile(found["image"].numpy(), 0.5)) == pytest.approx(0, abs=1e-4)
+        back = scale.inverse(found)
+        np.testing.assert_allclose(back["label"].numpy(), scene, atol=1e-3)
+    clean = ScaleByNoised("image", floor=0.02)({"image": torch.from_numpy(scene).float()})["image"]
+    assert float(clean.max()) == pytest.approx(50), "the floor"
+    with pytest.raises(ValueError, match="floor must be positive, got 0"):
+        ScaleByNoised("image", floor=0)
 
 
 def test_gain_and_offset() -> None:

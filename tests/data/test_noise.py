@@ -11,7 +11,7 @@ from scipy.stats import kstest, rice
 
 from monai_ext.data.case_name import case_name
 from monai_ext.data.intensity import ScaleTogetherd
-from monai_ext.data.noise import FixedRicianNoised, RandRicianLeveld
+from monai_ext.data.noise import FixedRicianNoised, RandRicianLeveld, at_levels
 
 
 def case(name: str = "/x/a.nii.gz", shape: tuple[int, ...] = (1, 9, 8, 7), scale: float = 100.0) -> dict:
@@ -85,6 +85,19 @@ def test_every_evaluation_sees_the_same_noise() -> None:
     assert torch.allclose(FixedRicianNoised("image", level=0)(case())["image"], clean)
 
 
+def test_every_case_at_every_level() -> None:
+    """One pattern for a case, as strong as its level says."""
+    cases = [{"image": name, "label": "outlines.nii.gz", "case": name[0]} for name in ("a.nii.gz", "b.nii.gz")]
+    items = at_levels(cases, [0.05, 0.1])
+    assert [(item["case"], item["level"]) for item in items] == [("a", 0.05), ("a", 0.1), ("b", 0.05), ("b", 0.1)]
+    assert all(set(item) == {"image", "case", "level"} for item in items)
+    transform = FixedRicianNoised("image", level_key="level")
+    for item in items:
+        found = transform({**item, **case(item["image"])})["image"]
+        expected = FixedRicianNoised("image", level=item["level"])(case(item["image"]))["image"]
+        assert torch.equal(found, expected)
+
+
 def test_workers_draw_their_own_noise() -> None:
     loader = DataLoader(Dataset([case() for _ in range(4)], RandRicianLeveld("image")), batch_size=1, num_workers=2)
     torch.manual_seed(0)
@@ -114,6 +127,9 @@ def test_nothing_of_the_clean_image_leaks() -> None:
         (lambda: RandRicianLeveld("image", levels=(0.2, 0.1)), r"levels must be two numbers .* got \[0.2, 0.1\]"),
         (lambda: RandRicianLeveld("image", levels=(-0.1, 0.1)), "levels must be two numbers"),
         (lambda: FixedRicianNoised("image", level=-1), "level must be 0 or more, got -1"),
+        (lambda: FixedRicianNoised("image", level_key="level")(case()), "the item has no 'level', its level"),
+        (lambda: FixedRicianNoised("image", level_key="a")({**case(), "a": -1}), "level must be 0 or more, got -1"),
+        (lambda: at_levels([], []), "levels is empty"),
         (lambda: FixedRicianNoised("image", percentile=0), "percentile must lie above 0"),
         (lambda: FixedRicianNoised("image")({"image": torch.ones(1, 3, 3)}), "the image does not know its file"),
         (

@@ -43,6 +43,17 @@ def test_it_is_scikit_images() -> None:
     np.testing.assert_allclose(transform({"image": noisy})["nlm"].numpy()[0], expected, rtol=1e-5)
 
 
+def test_a_known_level() -> None:
+    restoration = pytest.importorskip("skimage.restoration")
+    clean, noisy = pattern((1, 13, 12, 11))
+    numbers, sigma = noisy.numpy()[0], float((noisy - clean).square().mean().sqrt())
+    options = {"patch_size": 3, "patch_distance": 2, "h": 0.5 * sigma, "sigma": sigma, "fast_mode": True}
+    transform = NonLocalMeansd("image", strength=0.5, patch_size=3, patch_distance=2, reference_key="label")
+    expected = restoration.denoise_nl_means(numbers, **options)
+    found = transform({"image": noisy, "label": MetaTensor(clean)})["nlm"].numpy()[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_an_image_without_noise_and_the_way_back() -> None:
     pytest.importorskip("skimage")
     image = MetaTensor(torch.zeros(1, 16, 12))
@@ -60,6 +71,8 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
         NonLocalMeansd(["a", "b"], names="c")
     with pytest.raises(ValueError, match="strength must be positive, got 0"):
         NonLocalMeansd("a", strength=0)
+    with pytest.raises(ValueError, match="the item has no 'clean', named by reference_key; it has"):
+        NonLocalMeansd("image", reference_key="clean")({"image": torch.rand(1, 9, 9)})
     for name in [name for name in sys.modules if name.split(".")[0] == "skimage"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "skimage", None)

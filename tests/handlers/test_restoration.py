@@ -167,6 +167,44 @@ def test_table_and_pictures_of_an_evaluation(shape: tuple[int, ...], tmp_path: P
     assert picture.shape[1] > 1200 and picture.shape[0] > (600 if len(shape) == 2 else 1200)
 
 
+def test_a_table_with_a_case_at_several_levels(tmp_path: Path) -> None:
+    """Rows and pictures of their own for each, means and intervals of each level."""
+    items = [{**blocks(f"/x/{name}.nii.gz", (19, 15)), "level": level} for name in "ba" for level in (0.05, 0.1)]
+    before = [CopyItemsd("image", names="label"), FixedRicianNoised("image", level_key="level")]
+    table = CaseMetricsSaver(tmp_path / "metrics.csv", metrics={"val_psnr": "psnr"}, group_key="level")
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(items, Compose(before)), batch_size=3),
+        network=nn.Identity(),
+        key_val_metric={"val_psnr": CasePSNR(output_transform=from_engine(["pred", "label"]))},
+        val_handlers=[table, RestorationPictureSaver(tmp_path, group_key="level", max_cases=3)],
+    )
+    evaluator.run()
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = {(row["case"], row["level"]): float(row["psnr"]) for row in csv.DictReader(file)}
+    ends = ["mean", "std", "ci95_low", "ci95_high"]
+    assert list(rows) == [
+        *[(case, level) for level in ("0.05", "0.1") for case in "ab"],
+        *[(end, level) for level in ("0.05", "0.1") for end in ends],
+    ]
+    for level in (0.05, 0.1):
+        values = [rows[case, f"{level}"] for case in "ab"]
+        noisy = FixedRicianNoised("image", level=level)(items[2])["image"].numpy()
+        assert values[0] == pytest.approx(psnr(noisy, items[2]["image"].numpy()), abs=1e-3)
+        assert rows["mean", f"{level}"] == pytest.approx(np.mean(values), abs=1e-3)
+        assert rows["std", f"{level}"] == pytest.approx(np.std(values), abs=1e-3)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "b_level_0.05.png",
+        "b_level_0.1.png",
+        "a_level_0.05.png",
+    }
+
+
+def test_an_item_without_its_group(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the item has no 'dose', named by group_key; it has "):
+        evaluate([blocks("/x/a.png", (19, 15))], [RestorationPictureSaver(tmp_path, group_key="dose")])
+
+
 def test_pictures_without_a_reference(tmp_path: Path) -> None:
     evaluate([blocks("/x/a.png", (19, 15))], [RestorationPictureSaver(tmp_path)], with_label=False)
     assert 900 < imread(tmp_path / "a.png").shape[1] < 1400, "three panels"

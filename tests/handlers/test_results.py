@@ -162,6 +162,8 @@ def test_wrong_options_of_the_table(tmp_path: Path) -> None:
         CaseMetricsSaver(tmp_path / "m.csv", metrics={"a": "a"}, pooled=["b"])
     with pytest.raises(ValueError, match="there are classes"):
         CaseMetricsSaver(tmp_path / "m.csv", CLASSES, {"a": "a"}, pooled=["a"])
+    with pytest.raises(ValueError, match="there are groups"):
+        CaseMetricsSaver(tmp_path / "m.csv", metrics={"a": "a"}, pooled=["a"], group_key="level")
     items = [case("/x/a.nii", cube(1), cube(1), (1, 1, 1))]
     with pytest.raises(ValueError, match="values for 1 cases and 2 classes, there are 1 cases and no class_names"):
         evaluate(items, [CaseMetricsSaver(tmp_path / "m.csv", metrics=TITLES)])
