@@ -74,7 +74,8 @@ def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
             launcher == "torchrun"
         ):  # the phantom's two cases to train on and one to validate on are few for two processes
             chosen["batch_size"] = 1
-            chosen["validate#dataset#data"] = f"$datalist('{name_of_data(bundle)}', @dataset_dir, 'all')"
+            data = json.loads((bundle / "configs" / "train.json").read_text())["validate"]["dataset"]["data"]
+            chosen["validate#dataset#data"] = data.replace("'validation'", "'all'")
     elif own:
         parser = ConfigParser(ConfigParser.load_config_files(re.findall(r"[\w./-]+\.json", configs)))
         for name, value in zip(options[::2], options[1::2]):
