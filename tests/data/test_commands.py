@@ -95,7 +95,7 @@ def test_help_names_commands_and_options(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_ctrl_c_is_one_sentence_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    command = [sys.executable, "-m", "monai_ext", "data", "phantom", NAME, "--root", str(root), "--cases", "3000"]
+    command = [sys.executable, "-m", "monai_ext", "data", "phantom", NAME, "--root", str(root), "--cases", "900"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, bufsize=1)
     assert process.stderr is not None
@@ -104,7 +104,7 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing(repository: Path, tmp_path: P
     for _ in range(3):  # Python loses one that comes while an object is deleted; a busy machine takes its time
         process.send_signal(signal.SIGINT)
         try:
-            rest = process.communicate(timeout=10)[1]
+            rest = process.communicate(timeout=6)[1]
             break
         except subprocess.TimeoutExpired:
             continue
