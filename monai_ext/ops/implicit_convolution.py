@@ -49,7 +49,7 @@ class ImplicitKernel:
         parts = []
         with torch.autocast(self.weight.device.type, enabled=False):
             for c in channel_groups(len(self.weight), len(self.distance), self.weight.device):
-                envelope = torch.exp((-self.decay[c].unsqueeze(-1) * self.distance).clamp(min=FAINT))
+                envelope = _envelope(c, self.decay, self.distance)
                 if self.shift is not None:
                     envelope = envelope + self.shift[c].unsqueeze(-1)
                 parts.append((self.weight[c] @ self.features) * envelope)

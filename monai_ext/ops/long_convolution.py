@@ -113,9 +113,8 @@ class Plan:
         spectrum = x.shape[0]
         for i, g in enumerate(self.grid):
             spectrum *= self.lengths.get(i - len(self.grid), g)
-        self.channels = x.shape[1]
         self.step = max(1, 2 * (GROUP_CPU if x.device.type == "cpu" else GROUP) // max(1, spectrum))
-        self.groups = [slice(c, min(c + self.step, self.channels)) for c in range(0, self.channels, self.step)]
+        self.groups = [slice(c, min(c + self.step, x.shape[1])) for c in range(0, x.shape[1], self.step)]
 
     def transform(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.acc)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from monai.utils import set_determinism
 
 from monai_ext.data.phantom import PHANTOMS, draw_phantom
-from tests.bundles.running import ROOT, TINY, complete, workflow
+from tests.bundles.running import ROOT, TINY, data_of, run_training
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +28,7 @@ def phantom_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
     drawn: dict[str, Path] = {}
 
     def draw(bundle: Path) -> Path:
-        found = re.search(r"datalist\('(\w+)'", (bundle / "configs" / "train.json").read_text())
-        assert found, f"{bundle.name}/configs/train.json names no data set of ours in datalist('...')"
-        name = found.group(1)
+        name = data_of(bundle)
         if name not in drawn:
             size = 96 if PHANTOMS[name].size else None  # of pictures
             drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), 4, seed=1, size=size, progress=False)
@@ -55,7 +52,4 @@ def phantom(phantom_of: Callable[[Path], Path], hippocampus: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(phantom: Path, hippocampus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a training of the tiny network wrote, with model.pt; read it, never write to it."""
-    folder = tmp_path_factory.mktemp("trained")
-    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
-    complete(workflow(hippocampus, ["train.json"], "train", **TINY, **paths))
-    return folder
+    return run_training(hippocampus, phantom, tmp_path_factory.mktemp("trained"), **TINY)

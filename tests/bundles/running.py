@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -55,6 +56,26 @@ def complete(flow: ConfigWorkflow) -> ConfigWorkflow:
     flow.run()
     flow.finalize()
     return flow
+
+
+def run_training(bundle: Path, phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
+    """Train in the process and give back the folder, with model.pt and what else a training writes."""
+    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
+    complete(workflow(bundle, ["train.json", *overlays], "train", **{**paths, **options}))
+    return folder
+
+
+def data_of(bundle: Path) -> str:
+    """The name of the data set that a bundle trains on."""
+    found = re.search(r"datalist\('(\w+)'", (bundle / "configs" / "train.json").read_text())
+    assert found, f"{bundle.name}/configs/train.json names no data set of ours in datalist('...')"
+    return found.group(1)
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of a table of cases, by case."""
+    with path.open(newline="") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
 
 
 def copy_of(folder: Path, target: Path) -> Path:

@@ -16,7 +16,7 @@ from monai.bundle import onnx_export
 
 from monai_ext.data import datalist
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, arguments, complete, fresh_python, monai_bundle, workflow
+from tests.bundles.running import ROOT, arguments, complete, fresh_python, monai_bundle, run_training, workflow
 from tests.bundles.test_contract import network
 from tests.data.test_readers import oblique, write_series
 
@@ -61,10 +61,8 @@ def phantom(phantom_of: Callable[[Path], Path]) -> Path:
 
 
 def train(phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
-    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
-    options = {key: value for key, value in {**TINY, **paths, **options}.items() if key != "mirror_axes"}
-    complete(workflow(BUNDLE, ["train.json", *overlays], "train", **options))
-    return folder
+    options = {key: value for key, value in {**TINY, **options}.items() if key != "mirror_axes"}
+    return run_training(BUNDLE, phantom, folder, *overlays, **options)
 
 
 @pytest.fixture(scope="module")

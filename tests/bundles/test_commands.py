@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -17,7 +16,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_ext.data import datalist
-from tests.bundles.running import BUNDLES, Outcome, arguments, fresh_python, monai_bundle
+from tests.bundles.running import BUNDLES, Outcome, arguments, data_of, fresh_python, monai_bundle, table
 
 # what a test chooses instead, or what makes no other run of it
 PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume", "learning_rate"}
@@ -59,10 +58,6 @@ COMMANDS = [(bundle, words) for bundle in BUNDLES for words in documented(bundle
 TITLES = [
     "-".join([bundle.name, words[0], *re.findall(r"(\w+)\.json", words[2]), *words[4:]]) for bundle, words in COMMANDS
 ]
-
-
-def name_of_data(bundle: Path) -> str:
-    return re.findall(r"datalist\('(\w+)'", (bundle / "configs" / "train.json").read_text())[0]
 
 
 def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
@@ -118,9 +113,8 @@ def check_training(bundle: Path, phantom: Path, folder: Path) -> None:
 
 
 def check_evaluation(bundle: Path, phantom: Path, folder: Path) -> None:
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = {row["case"]: row for row in csv.DictReader(file)}
-    for entry in datalist(name_of_data(bundle), phantom, "test"):
+    rows = table(folder / "metrics.csv")
+    for entry in datalist(data_of(bundle), phantom, "test"):
         assert any(row.startswith(entry["case"]) for row in rows), entry["case"]
         assert any(path.stem.startswith(entry["case"]) for path in folder.rglob("*.png")), entry["case"]
     assert {"mean", "ci95_low", "ci95_high"} <= set(rows)
@@ -128,7 +122,7 @@ def check_evaluation(bundle: Path, phantom: Path, folder: Path) -> None:
 
 def check_inference(bundle: Path, phantom: Path, folder: Path) -> None:
     """A result for every image that is no label, of its size; for volumes also of its geometry."""
-    for entry in datalist(name_of_data(bundle), phantom, "all"):
+    for entry in datalist(data_of(bundle), phantom, "all"):
         image = Path(entry["image"])
         stem = image.name.split(".")[0]
         found = [path for path in folder.rglob(f"{stem}*") if path.parent.name not in ("overlays", "pictures")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 
 from monai_ext.data import datalist
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, arguments, complete, fresh_python, workflow
+from tests.bundles.running import ROOT, arguments, complete, fresh_python, run_training, table, workflow
 
 NAME = "hagen2021"
 BUNDLE = ROOT / "bundles" / "fluorescence_microscopy_denoising"
@@ -47,9 +46,7 @@ def phantom(phantom_of: Callable[[Path], Path]) -> Path:
 
 
 def train(phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
-    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
-    complete(workflow(BUNDLE, ["train.json", *overlays], "train", **{**TINY, **paths, **options}))
-    return folder
+    return run_training(BUNDLE, phantom, folder, *overlays, **{**TINY, **options})
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +59,6 @@ def denoise(images: Path, folder: Path, model: Path, **options: Any) -> dict[str
     paths = {"dataset_dir": str(images), "output_dir": str(folder), "model_path": str(model)}
     complete(workflow(BUNDLE, ["inference.json"], "infer", **{**TINY_NETWORK, **paths, **options}))
     return {path.name: path for path in sorted(folder.glob("*.*"))}
-
-
-def table(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
 
 
 def test_training(trained: Path) -> None:

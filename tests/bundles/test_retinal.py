@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from monai_ext.data import datalist
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, complete, workflow
+from tests.bundles.running import ROOT, complete, run_training, table, workflow
 
 NAME = "chase_db1"
 BUNDLE = ROOT / "bundles" / "retinal_vessel_segmentation"
@@ -46,9 +45,7 @@ def phantom(phantom_of: Callable[[Path], Path]) -> Path:
 
 
 def train(phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
-    paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
-    complete(workflow(BUNDLE, ["train.json", *overlays], "train", **{**TINY, **paths, **options}))
-    return folder
+    return run_training(BUNDLE, phantom, folder, *overlays, **{**TINY, **options})
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +58,6 @@ def segment(images: Path, folder: Path, model: Path, **options: Any) -> dict[str
     paths = {"dataset_dir": str(images), "output_dir": str(folder), "model_path": str(model)}
     complete(workflow(BUNDLE, ["inference.json"], "infer", **{**TINY_NETWORK, **paths, **options}))
     return {path.name: Image.open(path) for path in sorted(folder.glob("*.*"))}
-
-
-def table(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
 
 
 def test_training(trained: Path) -> None:
