@@ -1,7 +1,8 @@
-"""Options of a bundle's command that do not exist.
+"""Options of a bundle's command that do not exist, or do not mean what they say.
 
 MONAI takes every ``--name value`` for a new entry of the config: ``--max_epoch 2`` would train all of
-``max_epochs`` without a word. And an argument that a class does not have ends in three tracebacks.
+``max_epochs`` without a word. An argument that a class does not have ends in three tracebacks. And the value
+``false`` arrives as text, which Python counts as true.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from monai.bundle import ConfigParser
 
 __all__ = ["check_options", "unknown_argument"]
 
+_READ_AS_WORDS = ("resume", "_disabled_")  # "false" as text means false there
+
 
 def check_options(words: Sequence[str]) -> None:
-    """Look whether every override of a command ``run`` names something in its config files.
+    """Look whether every override of a command ``run`` names something in its config files, and none says "false".
 
     An id counts as known where the files have it, or refer to it. Commands with ``--tracking`` or ``--args_file``
     are passed over: MONAI itself adds ids to them.
@@ -32,15 +35,18 @@ def check_options(words: Sequence[str]) -> None:
         words: the words after ``python -m monai.bundle``.
 
     Raises:
-        ValueError: names the option and the nearest id.
+        ValueError: names the option and the nearest id, or what to write in place of "false".
     """
     given = _options(words)
     if list(words[:1]) != ["run"] or "config_file" not in given or {"tracking", "args_file"} & set(given):
         return
     config = ConfigParser.load_config_files(given["config_file"])
     text = json.dumps(config)
-    for name in given:
-        first = re.split("#|::", name)[0]
+    for name, value in given.items():
+        parts = re.split("#|::", name)
+        first, last = parts[0], parts[-1]
+        if isinstance(value, str) and value.lower() == "false" and last not in _READ_AS_WORDS:
+            raise ValueError(f"--{name} {value} is text, which counts as true: write --{name} False.")
         if first in config or first in inspect.signature(monai.bundle.run).parameters or first.startswith("_"):
             continue
         if not re.search(rf"@{re.escape(first)}\b", text):

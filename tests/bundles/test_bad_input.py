@@ -240,6 +240,12 @@ def test_a_misspelt_option(misspelt: str, sentence: str, train: Callable[..., Ou
     assert re.fullmatch(sentence, train(**{misspelt: 1}).sentence)
 
 
+@pytest.mark.parametrize("name", ["network_def#normalize", "validate#dataset#progress"])
+def test_false_as_text(name: str, train: Callable[..., Outcome]) -> None:
+    found = train(f"--{name}", "false").sentence
+    assert found == f"--{name} false is text, which counts as true: write --{name} False."
+
+
 # weights and training states
 
 
