@@ -58,10 +58,10 @@ def complete(flow: ConfigWorkflow) -> ConfigWorkflow:
     return flow
 
 
-def run_training(bundle: Path, phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
+def run_training(bundle: Path, phantom: Path, folder: Path, **options: Any) -> Path:
     """Train in the process and give back the folder, with model.pt and what else a training writes."""
     paths = {"dataset_dir": str(phantom), "output_dir": str(folder), "model_path": str(folder / "model.pt")}
-    complete(workflow(bundle, ["train.json", *overlays], "train", **{**paths, **options}))
+    complete(workflow(bundle, ["train.json"], "train", **{**paths, **options}))
     return folder
 
 

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import onnx_export
 
 from monai_ext.data import datalist
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, arguments, complete, fresh_python, monai_bundle, run_training, workflow
-from tests.bundles.test_contract import network
+from tests.bundles.running import ROOT, arguments, complete, monai_bundle, run_training, workflow
 from tests.data.test_readers import oblique, write_series
 
 NAME = "task04_hippocampus"
@@ -60,9 +58,9 @@ def phantom(phantom_of: Callable[[Path], Path]) -> Path:
     return phantom_of(BUNDLE)
 
 
-def train(phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
+def train(phantom: Path, folder: Path, **options: Any) -> Path:
     options = {key: value for key, value in {**TINY, **options}.items() if key != "mirror_axes"}
-    return run_training(BUNDLE, phantom, folder, *overlays, **options)
+    return run_training(BUNDLE, phantom, folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -107,29 +105,6 @@ def test_the_same_seed_makes_the_same_weights(trained: Path, phantom: Path, tmp_
 def test_another_mixer(phantom: Path, tmp_path: Path, mixer: str) -> None:
     train(phantom, tmp_path, max_epochs=1, **{"network_def#network#mixer": mixer})
     assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.parametrize("overlay", ["demo.json", "monai_swin_unetr.json"])
-def test_overlays(phantom: Path, tmp_path: Path, overlay: str) -> None:
-    small = ("network_def", "patch_size", "window") if overlay == "monai_swin_unetr.json" else ("window_size",)
-    dropped = {name: None for name in TINY if name.startswith(small)}
-    options = {key: value for key, value in {**TINY, "max_epochs": 1}.items() if key not in dropped}
-    paths = {"dataset_dir": str(phantom), "output_dir": str(tmp_path), "model_path": str(tmp_path / "model.pt")}
-    del options["mirror_axes"]
-    complete(workflow(BUNDLE, ["train.json", overlay], "train", **{**options, **paths}))
-    assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.slow
-def test_two_processes(phantom: Path, tmp_path: Path) -> None:
-    configs = [str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
-    options = {**TINY, "max_epochs": 1, "dataset_dir": str(phantom), "output_dir": str(tmp_path)}
-    options |= {"model_path": str(tmp_path / "model.pt")}
-    del options["device"], options["mirror_axes"]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-    result = fresh_python(*command, "training", "--config_file", str(configs), *arguments(**options))
-    assert result.code == 0, result.text
-    assert torch.load(tmp_path / "training_state.pt", weights_only=True)["iteration"] == 2
 
 
 def test_evaluation(trained: Path, phantom: Path, tmp_path: Path) -> None:
@@ -215,26 +190,6 @@ def test_the_command(trained: Path, phantom: Path, tmp_path: Path) -> None:
     result = monai_bundle(*words, cwd=BUNDLE)
     assert result.code == 0, result.text
     assert (tmp_path / Path(scan).name.replace(".nii.gz", "_denoised.nii.gz")).is_file()
-
-
-def test_onnx(tmp_path: Path) -> None:
-    """What MONAI's command exports computes what the weights compute."""
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    onnx_export(
-        net_id="network_def",
-        filepath=str(tmp_path / "model.onnx"),
-        ckpt_file=str(BUNDLE / "models" / "model.pt"),
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        config_file=str(BUNDLE / "configs" / "inference.json"),
-        input_shape=[1, 1, 32, 32, 32],
-    )
-    image = torch.rand(1, 1, 32, 32, 32)
-    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    with torch.no_grad():
-        expected = network(BUNDLE)(image).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
