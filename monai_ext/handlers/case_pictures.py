@@ -30,12 +30,20 @@ class CasePictures(ABC):
         folder: where the pictures go, named by their cases.
         max_cases: pictures a run, 0 for all.
         group_key: entry of an item that is added to the name, where a case comes several times.
+        image_key: entry to show as the image.
     """
 
-    def __init__(self, folder: str | os.PathLike, max_cases: int = 0, group_key: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        max_cases: int = 0,
+        group_key: str | None = None,
+        image_key: str = "image",
+    ) -> None:
         self.folder = Path(folder)
         self.max_cases = max_cases
         self.group_key = group_key
+        self.image_key = image_key
         self._drawn = 0
 
     @abstractmethod
@@ -55,7 +63,7 @@ class CasePictures(ABC):
         for batch, output in zip(engine.state.batch, engine.state.output):
             if self.max_cases and self._drawn >= self.max_cases:
                 return
-            image, label, pred = (output.get(key, batch.get(key)) for key in ("image", "label", "pred"))
+            image, label, pred = (output.get(key, batch.get(key)) for key in (self.image_key, "label", "pred"))
             target = pred if pred is not None else label
             name = case_name(image if image is not None else target, f"rank{idist.get_rank()}_{self._drawn}")
             if self.group_key is not None:

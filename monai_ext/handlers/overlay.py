@@ -34,12 +34,19 @@ class OverlaySaver(CasePictures):
         class_names: names of the foreground classes, from class 1 on.
         max_cases: pictures a run, 0 for all.
         errors: as in ``draw_overlay``.
+        image_key: what to show in place of ``image``, such as a copy from before its channels were normalised, which
+            changes the colours.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, class_names: Sequence[str] = (), max_cases: int = 0, errors: bool = False
+        self,
+        folder: str | os.PathLike,
+        class_names: Sequence[str] = (),
+        max_cases: int = 0,
+        errors: bool = False,
+        image_key: str = "image",
     ) -> None:
-        super().__init__(folder, max_cases)
+        super().__init__(folder, max_cases, image_key=image_key)
         self.class_names = list(class_names)
         self.errors = errors
 

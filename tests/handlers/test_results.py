@@ -290,6 +290,17 @@ def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(drawn["image"], volume[0])
 
 
+def test_another_entry_as_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(overlay, "draw_overlay", lambda image, *_, **__: drawn.update(image=image))
+    photograph = torch.rand(3, 6, 5)
+    engine = Engine(lambda *_: None)
+    engine.state.batch = [{"image": torch.zeros(3, 6, 5), "photograph": photograph}]
+    engine.state.output = [{"pred": torch.zeros(1, 6, 5)}]
+    OverlaySaver(tmp_path, image_key="photograph")(engine)
+    np.testing.assert_array_equal(drawn["image"], photograph.movedim(0, -1))
+
+
 def test_errors_in_colours_of_their_own(tmp_path: Path) -> None:
     label, pred = np.zeros((20, 15), int), np.zeros((20, 15), int)
     label[2:9, 3:8] = 1
