@@ -1,8 +1,8 @@
 """Noise of pairs of images, one noisy and one clean, for networks that are to learn more kinds of noise than there are.
 
-Both come after ``FitIntensityd``, so that the two images of a pair differ by noise alone::
+It comes after ``FitIntensityd``, so that the two images of a pair differ by noise alone::
 
-    LoadVolumed -> FitIntensityd("label") -> ScaleTogetherd -> crop -> RandPairNoiseLeveld or RandPhotonNoised
+    LoadVolumed -> FitIntensityd("label") -> ScaleTogetherd -> crop -> RandPhotonNoised
 
 Shapes: C channels, then 2 or 3 spatial axes.
 """
@@ -14,57 +14,13 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import get_track_meta
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor
+from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 
 from monai_ext.data.intensity import entry_of
 
-__all__ = ["RandPairNoiseLeveld", "RandPhotonNoised"]
-
-
-class RandPairNoiseLeveld(RandomizableTransform, MapTransform):
-    """Weaken or strengthen the noise of a real pair: clean + level · (noisy - clean).
-
-    Keeps what is hard to model, such as how the noise of neighbouring pixels goes together.
-
-    Args:
-        keys: noisy images, all at one level.
-        reference_key: the clean image.
-        levels: the level is drawn uniformly between these two; 1 is the noise as it is.
-        prob: part of the items that are changed.
-        allow_missing_keys: leave out keys that the item lacks.
-
-    Raises:
-        ValueError: for levels that are not two numbers from 0 up, the lower one first, and an item without
-            ``reference_key``.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        reference_key: str = "label",
-        levels: Sequence[float] = (0.3, 1.0),
-        prob: float = 0.5,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        self.reference_key = reference_key
-        self.levels = _interval("levels", levels)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        d = dict(data)
-        self.randomize(None)
-        level = float(self.R.uniform(*self.levels))
-        for key in self.key_iterator(d):
-            noisy = convert_to_tensor(d[key], dtype=torch.float32, track_meta=get_track_meta())
-            if self._do_transform:
-                clean = torch.as_tensor(entry_of(d, self.reference_key))
-                noisy = clean + level * (noisy - clean)
-            d[key] = noisy
-        return d
+__all__ = ["RandPhotonNoised"]
 
 
 class RandPhotonNoised(RandomizableTransform, MapTransform):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from monai_ext.data import datalist
 from monai_ext.handlers.training_log import read_log
-from tests.bundles.running import ROOT, arguments, complete, fresh_python, run_training, table, workflow
+from tests.bundles.running import ROOT, complete, run_training, table, workflow
 
 NAME = "hagen2021"
 BUNDLE = ROOT / "bundles" / "fluorescence_microscopy_denoising"
@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "warmup_epochs": 1,
 }
 COLUMNS = ["case", "psnr", "ssim", "input_psnr", "input_ssim", "nlm_psnr", "nlm_ssim", "gaussian_psnr", "gaussian_ssim"]
-PSNR, SSIM = 39.40, 0.934  # mean of the test pairs, in the bundle's README
+PSNR, SSIM = 39.56, 0.9365  # mean of the test pairs, in the bundle's README
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def phantom(phantom_of: Callable[[Path], Path]) -> Path:
     return phantom_of(BUNDLE)
 
 
-def train(phantom: Path, folder: Path, *overlays: str, **options: Any) -> Path:
-    return run_training(BUNDLE, phantom, folder, *overlays, **{**TINY, **options})
+def train(phantom: Path, folder: Path, **options: Any) -> Path:
+    return run_training(BUNDLE, phantom, folder, **{**TINY, **options})
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +78,6 @@ def test_the_same_seed_makes_the_same_weights(trained: Path, phantom: Path, tmp_
 def test_another_mixer(phantom: Path, tmp_path: Path, mixer: str) -> None:
     train(phantom, tmp_path, max_epochs=1, **{"network_def#network#mixer": mixer})
     assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.parametrize("overlay", ["demo.json", "monai_unetr.json"])
-def test_overlays(phantom: Path, tmp_path: Path, overlay: str) -> None:
-    options = {key: value for key, value in TINY.items() if overlay == "demo.json" or not key.startswith("network_def")}
-    if overlay == "monai_unetr.json":
-        del options["window"]  # its own: MONAI's network takes one size
-    paths = {"dataset_dir": str(phantom), "output_dir": str(tmp_path), "model_path": str(tmp_path / "model.pt")}
-    complete(workflow(BUNDLE, ["train.json", overlay], "train", **{**options, "max_epochs": 1, **paths}))
-    assert (tmp_path / "model.pt").is_file()
-
-
-@pytest.mark.slow
-def test_two_processes(phantom: Path, tmp_path: Path) -> None:
-    configs = [str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
-    everything = f"$datalist('{NAME}', @dataset_dir, 'all')"  # one pair to validate on is too few for two
-    options = {**TINY, "max_epochs": 1, "dataset_dir": str(phantom), "output_dir": str(tmp_path)}
-    options |= {"model_path": str(tmp_path / "model.pt"), "validate#dataset#data": everything}
-    del options["device"]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-    result = fresh_python(*command, "training", "--config_file", str(configs), *arguments(**options))
-    assert result.code == 0, result.text
-    assert torch.load(tmp_path / "training_state.pt", weights_only=True)["iteration"] == 2
 
 
 def test_evaluation(trained: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
