@@ -8,9 +8,11 @@ from typing import Any
 
 from monai.data import MetaTensor
 
+from monai_ext.data.pictures import PICTURE_SUFFIXES
+
 __all__ = ["case_name", "file_of", "group_name", "name_of", "stem"]
 
-_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".dicom", ".ima", ".mha", ".nrrd", ".npy", *PICTURE_SUFFIXES)
 
 
 def case_name(image: Any, default: str = "case") -> str:
@@ -31,11 +33,10 @@ def name_of(key: Hashable, image: Any) -> str:
 
 
 def stem(file: str) -> str:
-    """The last part of a path, without the suffix of an image."""
+    """The last part of a path, without the suffix of an image, in upper or lower case."""
     name = Path(file).name
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
 
 
 def group_name(item: Mapping[Hashable, Any], key: Hashable | None) -> str:

@@ -19,17 +19,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from monai_ext.data.case_name import file_of
+from monai_ext.data.case_name import file_of, stem
 from monai_ext.data.picture_files import picture_bytes
-from monai_ext.data.pictures import PICTURE_SUFFIXES, is_picture, picture_info
+from monai_ext.data.pictures import is_picture, picture_info
 from monai_ext.data.transforms import corner_distance
 from monai_ext.files import atomic_write
 
 __all__ = ["CONTENTS", "SaveLikeInputd", "distinct_names"]
 
 CONTENTS = ("labels", "image", "probabilities")
-
-_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".dicom", ".ima", ".npy", ".nrrd", *PICTURE_SUFFIXES)
 
 
 class SaveLikeInputd(SaveImaged):
@@ -228,10 +226,9 @@ def _free_name(path: Path, names: Mapping[Path, str]) -> str:
 
 
 def _candidates(path: Path) -> Iterator[str]:
-    suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "") if not path.is_dir() else ""
-    stem = path.name[: len(path.name) - len(suffix)]
-    whole = path.name.replace(".", "_") if suffix else stem
-    yield from (stem, whole, f"{path.parent.name}_{stem}", f"{path.parent.name}_{whole}")
+    short = path.name if path.is_dir() else stem(path.name)
+    whole = short if short == path.name else path.name.replace(".", "_")
+    yield from (short, whole, f"{path.parent.name}_{short}", f"{path.parent.name}_{whole}")
     number = 2
     while True:
         yield f"{path.parent.name}_{whole}_{number}"
