@@ -19,7 +19,8 @@ from monai_ext.data import datalist
 from tests.bundles.running import BUNDLES, Outcome, arguments, data_of, fresh_python, monai_bundle, table
 
 # what a test chooses instead, or what makes no other run of it
-PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume", "learning_rate"}
+PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume"}
+NUMBERS = {"learning_rate", "seed", "warmup_epochs", "batch_size", "ema#momentum"}
 SHORT = {"max_epochs": 1, "val_interval": 1, "train#trainer#epoch_length": 2}
 
 
@@ -40,7 +41,10 @@ def documented(bundle: Path) -> Iterator[list[str]]:
             options = words[words.index("run") + 2 :]
             pairs = dict(zip((name.removeprefix("--") for name in options[::2]), options[1::2]))
             others = [
-                word for name, value in pairs.items() if name not in {*PATHS, *SHORT} for word in (f"--{name}", value)
+                word
+                for name, value in pairs.items()
+                if name not in {*PATHS, *NUMBERS, *SHORT}
+                for word in (f"--{name}", value)
             ]
             command = (
                 kind,
