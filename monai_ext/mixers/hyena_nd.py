@@ -199,24 +199,20 @@ class HyenaNDMixer(Mixer):
         self.check_grid(x, grid)
         parts = self.project_locally(x, grid, self.qkv, self.short, 3, causal=self.causal)
         q, k, v = (self.as_map(t, grid) for t in parts)
-        if self.directions not in ("two_sided", "causal"):
-            y = self._quadrants(q, k, v, grid)
-        elif len(self.filters) == 1:
-            y = hyena_nd(q, k, v, self.filters[0].implicit(grid, self.causal), self.skip, self.causal)
-        else:
+        if self.directions in ("two_sided", "causal"):
             y = hyena_nd(q, k, v, self._kernels(grid, self.causal), self.skip, self.causal)
+        else:
+            y = self._quadrants(q, k, v, grid)
         return self.proj(self.to_tokens(y))
 
     def _quadrants(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-        skip = self.skip
+        kernels, skip = self._kernels(grid, causal=True), self.skip
         if self.mix is None:
-            joint = len(self.filters) == 1
-            kernels = self.filters[0].implicit(grid, causal=True) if joint else self._kernels(grid, causal=True)
             if not self.backwards:
                 return hyena_nd(q, k, v, kernels, skip, causal=True)
             every = list(range(2, q.ndim))
             return hyena_nd(q.flip(every), k.flip(every), v.flip(every), kernels, skip, causal=True).flip(every)
-        kernel, *factors = self._kernels(grid, causal=True)
+        kernel, *factors = [kernels.dense()] if isinstance(kernels, ImplicitKernel) else kernels
         for factor in factors:
             kernel = kernel * factor
         # gates and the way past the convolution are the same from every corner
@@ -224,10 +220,10 @@ class HyenaNDMixer(Mixer):
         y = hyena_nd(q, k, v, corner_kernel(kernel, weights), weights.sum() * skip)
         return y + self.mix.bias.to(y.dtype)
 
-    def _kernels(self, grid: tuple[int, ...], causal: bool) -> list[torch.Tensor]:
-        """The kernel, or its factors, one an axis."""
+    def _kernels(self, grid: tuple[int, ...], causal: bool) -> ImplicitKernel | list[torch.Tensor]:
+        """The kernel unmade, or its factors, one an axis."""
         if len(self.filters) == 1:
-            return [self.filters[0](grid, causal)]
+            return self.filters[0].implicit(grid, causal)
         kernels = []
         for axis, (filter_, g) in enumerate(zip(self.filters, grid)):
             shape = [-1 if a == axis else 1 for a in range(len(grid))]

@@ -13,6 +13,13 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 
+def of_queries_keys_values(
+    qkv: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
+    """Weight (C, C) and bias (C,) of each of the three projections, from a joint one (3C, C) and its bias (3C,)."""
+    return tuple(zip(qkv.chunk(3), (None,) * 3 if bias is None else bias.chunk(3)))
+
+
 def fold_values(
     k: torch.Tensor, x: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, heads: int
 ) -> torch.Tensor:
@@ -117,9 +124,8 @@ def _forward(
     least: float,
 ) -> tuple[torch.Tensor, ...]:
     """Output, features of q and k, mean products and sums of k, reciprocal denominators."""
-    wq, wk, wv = qkv.chunk(3)
-    bq, bk, bv = (None,) * 3 if bias is None else bias.chunk(3)
-    q, k = F.linear(x, wq, bq), F.linear(x, wk, bk)
+    of_q, of_k, (wv, bv) = of_queries_keys_values(qkv, bias)
+    q, k = F.linear(x, *of_q), F.linear(x, *of_k)
     for t in (q, k):
         FEATURES[feature][0](t)
     product, total = k.mT @ x / x.shape[1], k.mean(1)
@@ -156,8 +162,7 @@ class _Folded(torch.autograd.Function):
         x, qkv, bias, out, gain, q, k, product, total, share = ctx.saved_tensors
         heads, n = ctx.heads, x.shape[1]
         with torch.autocast(x.device.type, enabled=False):
-            wq, wk, wv = qkv.chunk(3)
-            bv = None if bias is None else bias.chunk(3)[2]
+            (wq, _), (wk, _), (wv, bv) = of_queries_keys_values(qkv, bias)
             # (B, H, D, C) or (H, D, C), each: a head's values, and what they become in the output
             product_h, total_h = product.unflatten(1, (heads, -1)), total.unflatten(1, (heads, -1, 1))
             wv_h, out_h = wv.unflatten(0, (heads, -1)), out.T.unflatten(0, (heads, -1))

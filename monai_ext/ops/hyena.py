@@ -17,7 +17,7 @@ def hyena_plain(
     gates: Sequence[torch.Tensor], v: torch.Tensor, kernels: torch.Tensor, skip: torch.Tensor, causal: bool = False
 ) -> torch.Tensor:
     """The definition with direct sums."""
-    return _recurrence(long_convolution_plain, gates, v, kernels, skip, causal)
+    return _recurrence(_beside_skip(long_convolution_plain), gates, v, kernels, skip, causal)
 
 
 def hyena(
@@ -59,22 +59,27 @@ def hyena(
         raise ValueError(
             f"kernels and skip must begin with (O - 1, C) = {expected}, got {shape} and {tuple(skip.shape)}."
         )
-    if isinstance(kernels, torch.Tensor):
-        return _recurrence(long_convolution, gates, v, kernels, skip, causal)
-    for gate, kernel, d in zip(gates, kernels, skip):
-        v = implicit_convolution(gate * v, kernel, d, causal)
-    return gates[-1] * v
+    step = _beside_skip(long_convolution) if isinstance(kernels, torch.Tensor) else implicit_convolution
+    return _recurrence(step, gates, v, kernels, skip, causal)
 
 
 def _recurrence(
-    convolution: Callable,
+    step: Callable[..., torch.Tensor],
     gates: Sequence[torch.Tensor],
     v: torch.Tensor,
-    kernels: torch.Tensor,
+    kernels: torch.Tensor | Sequence[ImplicitKernel],
     skip: torch.Tensor,
     causal: bool,
 ) -> torch.Tensor:
     for gate, kernel, d in zip(gates, kernels, skip):
-        v = gate * v
-        v = torch.addcmul(convolution(v, kernel, causal), v, d.to(v.dtype).unsqueeze(-1))
+        v = step(gate * v, kernel, d, causal)
     return gates[-1] * v
+
+
+def _beside_skip(convolution: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A convolution by a kernel that is there, with the way past it."""
+
+    def step(v: torch.Tensor, kernel: torch.Tensor, d: torch.Tensor, causal: bool) -> torch.Tensor:
+        return torch.addcmul(convolution(v, kernel, causal), v, d.to(v.dtype).unsqueeze(-1))
+
+    return step

@@ -191,21 +191,11 @@ class _ImplicitConvolution(torch.autograd.Function):
     """The convolution, with kernels and spectra that are made anew in the backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        features: torch.Tensor,
-        weight: torch.Tensor,
-        decay: torch.Tensor,
-        shift: torch.Tensor | None,
-        skip: torch.Tensor | None,
-        distance: torch.Tensor,
-        taps: tuple[int, ...],
-        causal: bool,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(x, features, weight, decay, shift, skip, distance)
-        ctx.taps, ctx.causal = taps, causal
-        return _forward(x, features, weight, decay, shift, skip, distance, taps, causal)
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        """Takes what ``_forward`` takes."""
+        *tensors, ctx.taps, ctx.causal = inputs
+        ctx.save_for_backward(*tensors)
+        return _forward(*inputs)
 
     @staticmethod
     @once_differentiable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from monai_ext.ops.folded import fold_values
+from monai_ext.ops.folded import fold_values, of_queries_keys_values
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -76,9 +76,8 @@ def sima_self_attention(
     acc = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         tokens, out = x.to(acc), out.to(acc)
-        wq, wk, wv = qkv.to(acc).chunk(3)
-        bq, bk, bv = (None,) * 3 if bias is None else bias.to(acc).chunk(3)
-        q, k = F.linear(tokens, wq, bq), F.linear(tokens, wk, bk)
+        of_q, of_k, (wv, bv) = of_queries_keys_values(qkv.to(acc), None if bias is None else bias.to(acc))
+        q, k = F.linear(tokens, *of_q), F.linear(tokens, *of_k)
         q_norm, k_norm = (torch.linalg.vector_norm(t, ord=1, dim=1).clamp_min(eps).unsqueeze(-1) for t in (q, k))
         # one division after the other: the product of two tiny norms would underflow
         return (q @ (fold_values(k, tokens, wv, bv, out, heads) / k_norm / q_norm)).to(x.dtype)

@@ -69,9 +69,8 @@ def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
     chosen: dict[str, object] = {"dataset_dir": str(phantom), "output_dir": str(folder)}
     if kind == "training":
         chosen |= {**SHORT, "model_path": str(folder / "model.pt"), "num_workers": 0}
-        if (
-            launcher == "torchrun"
-        ):  # the phantom's two cases to train on and one to validate on are few for two processes
+        # the phantom's two cases to train on and one to validate on are few for two processes
+        if launcher == "torchrun":
             chosen["batch_size"] = 1
             data = json.loads((bundle / "configs" / "train.json").read_text())["validate"]["dataset"]["data"]
             chosen["validate#dataset#data"] = data.replace("'validation'", "'all'")
