@@ -9,6 +9,7 @@ from typing import Any
 from monai.data import MetaTensor
 
 from monai_ext.data.pictures import PICTURE_SUFFIXES
+from monai_ext.data.rows import parse_row
 
 __all__ = ["case_name", "file_of", "group_name", "name_of", "stem"]
 
@@ -33,7 +34,10 @@ def name_of(key: Hashable, image: Any) -> str:
 
 
 def stem(file: str) -> str:
-    """The last part of a path, without the suffix of an image, in upper or lower case."""
+    """The last part of a path, without the suffix of an image, in upper or lower case; array and row of a row."""
+    row = parse_row(file)
+    if row is not None:
+        return row.case
     name = Path(file).name
     suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monai_ext.data.datalists import CaseFiles, case_counts, dataset_folder, find_cases, is_phantom
+from monai_ext.data.boxes import read_boxes
+from monai_ext.data.datalists import CaseFiles, case_counts, dataset_folder, find_cases, is_phantom, label_of_row
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.rows import read_row
 from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
 
 # The largest shift, in voxels, between the corners of an image and of its label. In the real Task04_Hippocampus all
@@ -94,6 +96,8 @@ def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> 
 
 def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> list[Finding]:
     """Cases that the folder's own dataset.json lists, of which neither file is there."""
+    if manifest.arrays:  # the cases are no files
+        return []
     try:
         listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["training"]
         cases = {case for entry in listed if (case := manifest.case_of(Path(entry["image"]))) is not None}
@@ -110,7 +114,7 @@ def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> l
 def _foreign(manifest: Manifest, folder: Path) -> list[Finding]:
     """Files among the images and labels that belong to no case, macOS debris aside: a misspelt case goes unused."""
     pairs = manifest.content["pairs"]
-    kinds = [kind for kind in ("images", "labels", "second_labels") if kind in pairs]
+    kinds = [kind for kind in ("images", "labels", "boxes", "second_labels") if kind in pairs]
     paths = sorted(path for kind in kinds for path in folder.glob(pairs[kind]))
     return [
         Finding(path.name, "foreign", f"{path.relative_to(folder)} is not named like a case ({pairs['case']})", True)
@@ -134,6 +138,9 @@ def check_case(manifest: Manifest, files: CaseFiles) -> list[Finding]:
     def found(kind: str, message: str, warning: bool = False) -> None:
         findings.append(Finding(files.case, kind, message, warning))
 
+    if files.row is not None:
+        _check_row(manifest, files, found)
+        return findings
     volumes: dict[str, Volume] = {}
     kinds = {"image": files.image, "label": files.label}
     if "second_labels" in manifest.content["pairs"]:
@@ -145,6 +152,8 @@ def check_case(manifest: Manifest, files: CaseFiles) -> list[Finding]:
             found("unpaired", f"the {kind} is not published: the case is passed over", warning=True)
         elif path is None:
             found("missing", f"the {kind} is missing")
+        elif kind == "label" and "boxes" in manifest.content["pairs"]:
+            _check_boxes(manifest, path, volumes.get("image"), found)
         else:
             volume = _check_file(kind, path, manifest, found)
             if volume is not None:
@@ -175,6 +184,46 @@ def _check_file(kind: str, path: Path, manifest: Manifest, found: Any) -> Volume
     else:
         _check_image(volume.voxels, kind, found)
     return volume
+
+
+def _check_boxes(manifest: Manifest, path: Path, image: Volume | None, found: Any) -> None:
+    try:
+        boxes = read_boxes(path)
+    except (OSError, ValueError) as error:
+        found("unreadable", f"boxes {path.name}: {error}")
+        return
+    if not boxes:
+        found("empty label", "no box", warning=True)
+    for number, box in enumerate(boxes, start=1):
+        if box.name not in manifest.values:
+            known = _some(map(str, manifest.values))
+            found("label range", f"box {number} is called {box.name!r}: the classes are called {known}")
+        elif box.empty:
+            found("empty box", f"box {number} {box.corners} has no area: it is passed over", warning=True)
+        elif image is not None and (
+            min(box.corners) < 0 or box.corners[2] > image.shape[0] or box.corners[3] > image.shape[1]
+        ):
+            found(
+                "outside", f"box {number} {box.corners} leaves the picture of {_size(image.shape)} pixels", warning=True
+            )
+
+
+def _check_row(manifest: Manifest, files: CaseFiles, found: Any) -> None:
+    dims, channels = manifest.content["spatial_dims"], manifest.content.get("channels", 1)
+    try:
+        label_of_row(manifest, files.row)
+        voxels = read_row(str(files.row))
+    except (OSError, ValueError) as error:
+        found("unreadable", str(error))
+        return
+    if voxels.dtype.kind not in "biuf":
+        found("unreadable", f"its voxels are {voxels.dtype}, not numbers")
+    elif voxels.ndim != dims + (channels > 1) or 0 in voxels.shape:
+        found("dimensions", f"image is {_size(voxels.shape)}: expected {dims} dimensions of {channels} channels")
+    elif channels > 1 and voxels.shape[-1] != channels:
+        found("channels", f"image has {voxels.shape[-1]} channels: expected {channels}")
+    else:
+        _check_image(voxels, "image", found)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -11,8 +11,11 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from monai_ext.data.boxes import read_boxes
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.rows import Row, read_array
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +24,16 @@ PHANTOM_MARK = "Phantom: made-up data drawn by monai_ext"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A case's files; each is None where it is missing, `second` also where there is no second observer."""
+    """A case's files; each is None where it is missing, `second` also where there is no second observer.
+
+    A case that is a row of an array has `row`, and the archive is its image and its label.
+    """
 
     case: str
     image: Path | None
     label: Path | None
     second: Path | None = None
+    row: Row | None = None
 
 
 def fetch_command(manifest: Manifest, root: Path) -> str:
@@ -73,16 +80,28 @@ def is_phantom(folder: Path) -> bool:
 def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
     """Every case with an image or a label, sorted by case; foreign files are passed over."""
     pairs = manifest.content["pairs"]
-    images, labels, second = (
+    images, labels, boxes, second = (
         {case: path for path in folder.glob(pairs[kind]) if (case := manifest.case_of(path)) is not None}
         if kind in pairs
         else {}
-        for kind in ("images", "labels", "second_labels")
+        for kind in ("images", "labels", "boxes", "second_labels")
     )
+    if manifest.arrays:
+        return [files for path in images.values() for files in _rows(manifest, path)]
+    labels |= boxes
     return [
         CaseFiles(case, images.get(case), labels.get(case), second.get(case))
         for case in sorted(images.keys() | labels.keys() | second.keys())
     ]
+
+
+def _rows(manifest: Manifest, path: Path) -> list[CaseFiles]:
+    rows = [
+        Row(path, entry["images"], number)
+        for entry in manifest.arrays.values()
+        for number in range(len(read_array(path, entry["labels"])))
+    ]
+    return [CaseFiles(row.case, path, path, row=row) for row in rows]
 
 
 def case_counts(name: str | Path, root: str | Path) -> dict[str, int]:
@@ -98,11 +117,13 @@ def _counts(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
     return counts | {split: by_split[split] for split in SPLITS}
 
 
-def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, str]]:
+def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, Any]]:
     """`{"image", "label", "case"}` of every present case of a split (or of "all"), sorted by case.
 
-    `"second_label"` is a second observer's, where there is one. Cases that the official data set has and `root` has
-    not are counted in a warning, and so are those that the official data set has only half of.
+    `"second_label"` is a second observer's, where there is one. To classify, the label is the number of the class; of
+    a picture with boxes every box is an entry, with its corners in `"box"` and the picture's case in `"group"`. Cases
+    that the official data set has and `root` has not are counted in a warning, and so are those that the official
+    data set has only half of.
 
     Raises:
         ValueError: unknown data set or split; a split without any present case.
@@ -118,7 +139,7 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, s
     if unlabelled:
         shown = ", ".join(unlabelled[:3]) + (f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else "")
         raise FileNotFoundError(
-            f"No label for {shown} in {folder}: expected under the same name in {manifest.content['pairs']['labels']}; "
+            f"No label for {shown} in {folder}: expected under the same name in {_labels_of(manifest)}; "
             f"see `python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
         )
     counts = _counts(manifest, cases)
@@ -134,14 +155,66 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, s
     if unpaired:
         logger.warning("%s: passed over, the other half of the pair is not published: %s.", folder, ", ".join(unpaired))
     entries = [
-        {"image": str(files.image), "label": str(files.label), "case": files.case}
-        | ({"second_label": str(files.second)} if files.second else {})
+        entry
         for files in cases
         if files.image and files.label and split in ("all", manifest.split_of(files.case))
+        for entry in _entries(manifest, files)
     ]
     if not entries:
         raise ValueError(
             f"No case of the split {split!r} of {manifest.name} in {folder} ({counts['present']} cases are present): "
             f"add cases, for example with `{fetch_command(manifest, Path(root))}`."
+        )
+    return entries
+
+
+def _labels_of(manifest: Manifest) -> str:
+    pairs = manifest.content["pairs"]
+    return pairs.get("labels") or pairs.get("boxes") or pairs["images"]
+
+
+def _entries(manifest: Manifest, files: CaseFiles) -> list[dict[str, Any]]:
+    """What a whole case contributes to a data list."""
+    if files.row is not None:
+        return [{"image": str(files.row), "label": label_of_row(manifest, files.row), "case": files.case}]
+    if "boxes" in manifest.content["pairs"]:
+        return _boxes(manifest, files)
+    second = {"second_label": str(files.second)} if files.second else {}
+    return [{"image": str(files.image), "label": str(files.label), "case": files.case} | second]
+
+
+def label_of_row(manifest: Manifest, row: Row) -> int:
+    """The class of a row.
+
+    Raises:
+        ValueError: a value that is no class of the manifest.
+    """
+    (name,) = (entry["labels"] for entry in manifest.arrays.values() if entry["images"] == row.array)
+    values = read_array(row.path, name)[row.row].ravel().tolist()
+    if len(values) != 1 or values[0] not in manifest.values:
+        known = ", ".join(map(str, manifest.values))
+        raise ValueError(f"{row.path}: row {row.row} of {name} is {values}, the classes are {known}.")
+    return manifest.labels[manifest.values.index(values[0])]
+
+
+def _boxes(manifest: Manifest, files: CaseFiles) -> list[dict[str, Any]]:
+    names = dict(zip(manifest.values, manifest.labels))
+    entries = []
+    for number, box in enumerate(read_boxes(str(files.label)), start=1):
+        if box.name not in names:
+            known = ", ".join(map(str, names))
+            raise ValueError(f"{files.label}: object {number} is called {box.name!r}, the classes are {known}.")
+        case = f"{files.case}_{number:03d}"
+        if box.empty:
+            logger.warning("%s: passed over, its box %s has no area.", case, box.corners)
+            continue
+        entries.append(
+            {
+                "image": str(files.image),
+                "box": list(box.corners),
+                "label": names[box.name],
+                "case": case,
+                "group": files.case,
+            }
         )
     return entries

@@ -57,10 +57,23 @@ class Manifest:
         return tuple(sorted(entry["label"] for entry in self.content.get("classes", [])))
 
     @property
-    def values(self) -> tuple[int, ...]:
+    def values(self) -> tuple[int | str, ...]:
         """What the label files hold for each of `labels`."""
-        classes = sorted(self.content.get("classes", []), key=lambda entry: entry["label"])
-        return tuple(entry.get("value", entry["label"]) for entry in classes)
+        return tuple(entry.get("value", entry["label"]) for entry in self._classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of `labels`."""
+        return tuple(entry["name"] for entry in self._classes)
+
+    @property
+    def _classes(self) -> list[dict[str, Any]]:
+        return sorted(self.content.get("classes", []), key=lambda entry: entry["label"])
+
+    @property
+    def arrays(self) -> Mapping[str, Mapping[str, str]]:
+        """Names of the arrays of images and of labels by split; empty where the images are files of their own."""
+        return self.content["pairs"].get("arrays", {})
 
     @property
     def unpaired(self) -> frozenset[str]:
@@ -90,9 +103,12 @@ class Manifest:
     def split_of(self, case: str) -> str | None:
         """Train, validation or test, whichever other cases are present; None for a case that no list names.
 
-        By the manifest's lists, or by a seeded hash of the case's name.
+        By the manifest's lists, by the arrays' own split, or by a seeded hash of the case's name.
         """
         rule = self.content["split"]
+        if rule["rule"] == "arrays":
+            names = {entry["images"]: split for split, entry in self.arrays.items()}
+            return names.get(case.rpartition("_")[0])
         if rule["rule"] == "cases":
             return self.listed.get(case)
         digest = hashlib.sha256(f"{rule['seed']}/{case}".encode()).hexdigest()
@@ -166,7 +182,10 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
         if abs(total - 1) > 1e-9:
             message = f"they add up to {total:g}, not to 1"
             raise ValueError(f"The manifest {source} is wrong at $.split.fractions: {message}.")
-    else:
+    elif (split["rule"] == "arrays") != ("arrays" in content["pairs"]):
+        message = "the rule arrays and pairs.arrays belong together"
+        raise ValueError(f"The manifest {source} is wrong at $.split: {message}.")
+    elif split["rule"] == "cases":
         names = Counter(case for part in SPLITS for case in split[part])
         twice = [case for case, times in names.items() if times > 1]
         if twice:

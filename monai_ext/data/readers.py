@@ -19,8 +19,9 @@ from monai.data.utils import correct_nifti_header_if_necessary, orientation_ras_
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_ext.data.pictures import Picture, PictureError, is_picture, read_picture
+from monai_ext.data.rows import is_row, read_row
 
-__all__ = ["DicomSeriesReader", "NiftiReader", "PictureReader", "is_dicom", "is_nifti"]
+__all__ = ["DicomSeriesReader", "NiftiReader", "PictureReader", "RowReader", "is_dicom", "is_nifti"]
 
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -187,6 +188,34 @@ class PictureReader(ImageReader):
                     f"not {array.shape} and {more.shape}; give one path or grey pictures of one size."
                 )
         return np.stack([more for _, more, _ in img]), {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+
+
+class RowReader(ImageReader):
+    """A row of an array in a NumPy archive, by its address; see `monai_ext.data.rows`.
+
+    A row [D, H, W] is a volume as it is, [H, W] a grey picture and [H, W, 3] one in colour, of which the first axis
+    becomes the width. The affine is the identity.
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return all(is_row(name) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        return [read_row(name) for name in ensure_tuple(data)]
+
+    def get_data(self, img: list[np.ndarray]) -> tuple[np.ndarray, dict]:
+        rows = [row.swapaxes(0, 1) if row.ndim == 2 or row.shape[-1] == 3 else row for row in img]
+        colour = rows[0].ndim == 3 and rows[0].shape[-1] == 3
+        meta = {
+            MetaKeys.AFFINE: np.eye(4),
+            MetaKeys.ORIGINAL_AFFINE: np.eye(4),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(rows[0].shape[:-1] if colour else rows[0].shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if colour else float("nan"),
+        }
+        if len(rows) == 1:
+            return np.array(rows[0]), meta
+        return np.stack(rows), {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
 
 def _series_ids(folder: Path) -> Sequence[str]:

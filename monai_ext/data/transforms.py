@@ -22,7 +22,8 @@ from monai.utils import ensure_tuple
 
 from monai_ext.data.case_name import name_of
 from monai_ext.data.pictures import PictureError, is_picture
-from monai_ext.data.readers import DicomSeriesReader, NiftiReader, PictureReader, is_dicom, is_nifti
+from monai_ext.data.readers import DicomSeriesReader, NiftiReader, PictureReader, RowReader, is_dicom, is_nifti
+from monai_ext.data.rows import file_behind, is_row
 
 __all__ = ["CheckVolumed", "LoadVolumed", "VolumeSpacingd", "check_datalist"]
 
@@ -76,6 +77,7 @@ class LoadVolumed(LoadImaged):
         self.label_keys = ensure_tuple(label_keys)
         self.nifti_reader = NiftiReader()
         self.dicom_reader = DicomSeriesReader(series_id, whole_series=spatial_dims != 2)
+        self.row_reader = RowReader()
         self.picture_readers = {labels: PictureReader(labels) for labels in (False, True)}
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
@@ -87,6 +89,8 @@ class LoadVolumed(LoadImaged):
                 chosen = self.nifti_reader
             elif reader is None and all(map(is_dicom, paths)):
                 chosen = self.dicom_reader
+            elif reader is None and all(map(is_row, paths)):
+                chosen = self.row_reader
             elif reader is None and all(map(is_picture, paths)):
                 chosen = self.picture_readers[key in self.label_keys]
             names = ", ".join(map(str, paths))
@@ -95,7 +99,7 @@ class LoadVolumed(LoadImaged):
             except (MemoryError, PermissionError, PictureError):
                 raise
             except (ValueError, FileNotFoundError) as error:
-                if chosen is self.dicom_reader:  # its own sentences
+                if chosen in (self.dicom_reader, self.row_reader):  # their own sentences
                     raise
                 raise ValueError(_unreadable(key, names, error)) from error
             except Exception as error:
@@ -111,7 +115,7 @@ def _paths(key: Hashable, value: Any) -> list[Path]:
         if not isinstance(entry, (str, Path)):
             raise ValueError(f"the item's {key!r} must be a path, got {type(entry).__name__}.")
         path = Path(entry).expanduser()
-        if not path.exists():
+        if not file_behind(path).exists():
             raise FileNotFoundError(f"no file {path} (the item's {key!r}); check dataset_dir and the data list.")
         paths.append(path)
     if not paths:
@@ -312,7 +316,7 @@ def check_datalist(
                 raise ValueError(f"item {number} of the data list has no {key!r}; it has {sorted(map(str, item))}.")
             for path in ensure_tuple(item[key]):
                 total += 1
-                if not Path(path).expanduser().exists():
+                if not file_behind(path).exists():
                     missing.append(path)
     if missing:
         raise FileNotFoundError(

@@ -27,7 +27,7 @@ def unpack(
     An archive without that folder at its top is taken for the folder's content. Debris of macOS is left out.
 
     Args:
-        kind: `tar` (also packed) or `zip`.
+        kind: `tar` (also packed), `zip`, or `none` for a file that is no archive and is copied as it is.
         reserve: called with the bytes to be written, before any is; raises where they cannot be held.
 
     Raises:
@@ -68,7 +68,13 @@ def _unpack_zip(path: Path, fresh: Path, folder: str, reserve: Callable[[int], N
                 shutil.copyfileobj(source, file)
 
 
-_UNPACKERS: dict[str, Callable[..., None]] = {"tar": _unpack_tar, "zip": _unpack_zip}
+def _copy(path: Path, fresh: Path, folder: str, reserve: Callable[[int], None], _progress: bool) -> None:
+    reserve(path.stat().st_size)
+    (fresh / folder).mkdir(exist_ok=True)
+    shutil.copyfile(path, fresh / folder / path.name.removesuffix(".part"))
+
+
+_UNPACKERS: dict[str, Callable[..., None]] = {"tar": _unpack_tar, "zip": _unpack_zip, "none": _copy}
 
 
 def _refuse_unsafe(member: zipfile.ZipInfo) -> None:

@@ -14,6 +14,8 @@ from monai.utils import ensure_tuple
 class MirrorInferer(Inferer):
     """Mean of the network's outputs for an image and its mirror images, each mirrored back.
 
+    What has no spatial axes, as a classifier's output, is averaged as it is.
+
     Args:
         axes: spatial axes (0 is the first); every combination of them is mirrored, 2^len(axes) runs of the network.
         inferer: what calls the network; by default MONAI's ``SimpleInferer``.
@@ -40,6 +42,6 @@ class MirrorInferer(Inferer):
                 dims = [axis + 2 for axis in axes]
                 mirrored = torch.flip(inputs, dims) if dims else inputs
                 out = self.inferer(mirrored, network, *args, **kwargs)
-                out = torch.flip(out, dims) if dims else out
+                out = torch.flip(out, dims) if dims and out.ndim == inputs.ndim else out
                 total, runs = (out if total is None else total + out), runs + 1
         return total / runs

@@ -50,6 +50,7 @@ class MixerSwin(nn.Module):
         classification: add a norm, the mean over the tokens and a linear head.
         num_classes: classes of the head.
         block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
+        hidden_states: whether a classifier gives them beside its logits; training engines want the logits alone.
 
     Raises:
         ValueError: for an unknown mixer, option, part of a block or downsampling, lists of unequal length, a width
@@ -79,8 +80,11 @@ class MixerSwin(nn.Module):
         classification: bool = False,
         num_classes: int = 2,
         block: Mapping[str, Any] | None = None,
+        hidden_states: bool = True,
     ) -> None:
         super().__init__()
+        if not hidden_states and not classification:
+            raise ValueError("hidden_states=False leaves an encoder nothing to give: set classification.")
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "dropout_path_rate": dropout_path_rate}
@@ -94,7 +98,7 @@ class MixerSwin(nn.Module):
         if downsample not in PATCH_MERGING:
             raise ValueError(f"unknown downsample {downsample!r}; known ones: {', '.join(PATCH_MERGING)}.")
         self.in_channels, self.spatial_dims, self.normalize = in_channels, spatial_dims, normalize
-        self.feature_size = feature_size
+        self.feature_size, self.hidden_states = feature_size, hidden_states
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.patch_embed = PatchEmbed(
             self.patch_size, in_channels, feature_size, nn.LayerNorm if patch_norm else None, spatial_dims
@@ -141,7 +145,9 @@ class MixerSwin(nn.Module):
         accept_monai_stages(self, len(depths))
 
     @beside_metadata
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(
+        self, x: torch.Tensor
+    ) -> torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Run the network.
 
         Args:
@@ -149,17 +155,18 @@ class MixerSwin(nn.Module):
 
         Returns:
             the hidden states: the embedded patches and the map after each stage, (B, C * 2^i, *grid / 2^i). A
-            classifier gives the logits (B, num_classes) and the hidden states.
+            classifier gives the logits (B, num_classes) and, unless ``hidden_states`` is False, the hidden states.
         """
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)
         x = self.pos_drop(self.patch_embed(x))
-        hidden_states = [self._normalized(x, 0)]
+        hidden_states = [self._normalized(x, 0)] if self.hidden_states else []
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
-            hidden_states.append(self._normalized(x, number))
+            if self.hidden_states:
+                hidden_states.append(self._normalized(x, number))
         if self.classification:
-            tokens = self.norm(x.flatten(2).transpose(1, 2))
-            return self.classification_head(tokens.mean(1)), hidden_states
+            logits = self.classification_head(self.norm(x.flatten(2).transpose(1, 2)).mean(1))
+            return (logits, hidden_states) if self.hidden_states else logits
         return hidden_states
 
     def _normalized(self, x: torch.Tensor, level: int) -> torch.Tensor:

@@ -49,6 +49,7 @@ class MixerViT(nn.Module):
         num_registers: further learnt tokens that take part in every block and are left out of what comes out (Darcet
             et al., 2023); like a class token, not for mixers that read the grid.
         block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
+        hidden_states: give them beside the output; False gives the output alone, as training engines want it.
 
     Raises:
         ValueError: for an unknown mixer, option or part of a block, a width that the heads do not divide, a bad
@@ -78,8 +79,10 @@ class MixerViT(nn.Module):
         use_checkpoint: bool = False,
         num_registers: int = 0,
         block: Mapping[str, Any] | None = None,
+        hidden_states: bool = True,
     ) -> None:
         super().__init__()
+        self.hidden_states = hidden_states
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if not 0 <= dropout_rate <= 1:
@@ -142,7 +145,7 @@ class MixerViT(nn.Module):
             self.classification_head = nn.Sequential(head, nn.Tanh()) if post_activation == "Tanh" else head
 
     @beside_metadata
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
         """Run the network.
 
         Args:
@@ -150,13 +153,13 @@ class MixerViT(nn.Module):
 
         Returns:
             the normalised tokens (B, N, hidden_size), or the logits (B, num_classes) of a classifier; and the tokens
-            after each block.
+            after each block, unless ``hidden_states`` is False.
         """
         tokens, hidden_states, _ = self.forward_tokens(x)
         tokens = self.norm(tokens)
         if self.classification:
             tokens = self.classification_head(tokens[:, 0] if self.cls_token is not None else tokens.mean(1))
-        return tokens, hidden_states
+        return (tokens, hidden_states) if self.hidden_states else tokens
 
     def forward_tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, ...]]:
         """The tokens before the last norm, those after each block, and their grid."""

@@ -1,0 +1,106 @@
+"""Boxes around the objects of a picture, from files of Pascal VOC (XML), and pictures cut out by them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_ext.data.case_name import name_of
+
+__all__ = ["Box", "CutBoxd", "read_boxes"]
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object's name and corners in pixels: xmin, ymin, xmax, ymax."""
+
+    name: str
+    corners: tuple[int, int, int, int]
+
+    @property
+    def empty(self) -> bool:
+        x0, y0, x1, y1 = self.corners
+        return x1 <= x0 or y1 <= y0
+
+
+def read_boxes(path: str | Path) -> list[Box]:
+    """The objects of a file of Pascal VOC, in its order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or not of this format.
+    """
+    try:
+        root = ElementTree.fromstring(Path(path).read_bytes())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} is no XML ({error}); fetch it again.") from error
+    boxes = []
+    for number, found in enumerate(root.findall("object"), start=1):
+        name = (found.findtext("name") or "").strip()
+        try:
+            corners = tuple(round(float(found.findtext(f"bndbox/{corner}") or "")) for corner in CORNERS)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}: object {number} ({name or 'without a name'}) has no {CORNERS}.") from error
+        boxes.append(Box(name, corners))  # type: ignore[arg-type]
+    return boxes
+
+
+class CutBoxd(MapTransform):
+    """Cut the square around a box out of a picture; comes after loading with the channels first.
+
+    The square has the box's centre and its longer side, so that nothing is stretched; what lies outside of the
+    picture repeats its edge. An item without a box is cut as if the whole picture were its box.
+
+    Args:
+        keys: keys of the pictures, [C, W, H].
+        box_key: entry with xmin, ymin, xmax, ymax in pixels.
+        margin: what to add on each side, as a share of the longer side.
+        allow_missing_keys: leave out keys that the item lacks.
+
+    Raises:
+        ValueError: a box without area or outside of the picture, or an image that is no picture.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, box_key: str = "box", margin: float = 0.0, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if margin < 0:
+            raise ValueError(f"margin must not be negative, got {margin}.")
+        self.box_key = box_key
+        self.margin = margin
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self._cut(d[key], d.get(self.box_key), name_of(key, d[key]))
+        return d
+
+    def _cut(self, image: torch.Tensor, box: object, name: str) -> torch.Tensor:
+        if image.ndim != 3:
+            raise ValueError(f"{name} has {image.ndim - 1} spatial dimensions, boxes are cut out of pictures (2).")
+        width, height = image.shape[1:]
+        x0, y0, x1, y1 = (0, 0, width, height) if box is None else (int(value) for value in box)  # type: ignore[union-attr]
+        if x1 <= x0 or y1 <= y0:
+            raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} has no area; leave it out of the data list.")
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} lies outside of {width} x {height} pixels.")
+        side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * self.margin)))
+        left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
+        inside = image[:, max(0, left) : left + side, max(0, top) : top + side]
+        # the last axis comes first: before and behind the height, then the width
+        pad = [max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width)]
+        if any(pad):
+            padded = F.pad(torch.as_tensor(inside)[None].float(), pad, mode="replicate")[0].to(image.dtype)
+            inside = MetaTensor(padded, meta=image.meta) if isinstance(image, MetaTensor) else padded
+        return inside
