@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai_ext.data.pictures import PICTURE_SUFFIXES
 from monai_ext.data.rows import parse_row
 
-__all__ = ["case_name", "file_of", "group_name", "name_of", "stem"]
+__all__ = ["case_name", "file_of", "group_name", "name_of", "names_of", "stem"]
 
 _SUFFIXES = (".nii.gz", ".nii", ".dcm", ".dicom", ".ima", ".mha", ".nrrd", ".npy", *PICTURE_SUFFIXES)
 
@@ -41,6 +41,14 @@ def stem(file: str) -> str:
     name = Path(file).name
     suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
+
+
+def names_of(files: Sequence[str]) -> dict[str, str]:
+    """What each of different files is called in a table."""
+    names = [stem(file) for file in files]
+    if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
+        names = [f"{Path(file).parent.name}/{name}" for file, name in zip(files, names)]
+    return dict(zip(files, names if len(set(names)) == len(names) else files))
 
 
 def group_name(item: Mapping[Hashable, Any], key: Hashable | None) -> str:

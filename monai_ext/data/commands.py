@@ -65,9 +65,9 @@ def phantom(name: str, root: str, cases: int | None = None, seed: int = 0, size:
     Args:
         name: as listed by `list`.
         root: the folder that the data set's folder is put into.
-        cases: how many, split as the manifest says; 12, or all where the data set has fewer.
+        cases: how many, split as the manifest says; as many as its phantom usually has if left out.
         seed: the same seed draws the same data.
-        size: width of pictures in pixels, the official one or 256 if left out; not for volumes.
+        size: width of pictures in pixels, the phantom's usual one if left out; not for volumes.
     """
     from monai_ext.data.phantom import draw_phantom
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from tqdm import tqdm
 
 from monai_ext.data.datalists import PHANTOM_MARK, is_phantom, parent_of
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.phantom_adrenal import draw_gland
+from monai_ext.data.phantom_bccd import WIDTH as SMEAR_WIDTH
+from monai_ext.data.phantom_bccd import draw_smear, save_smear
 from monai_ext.data.phantom_chase import WIDTH, draw_fundus, save_fundus
 from monai_ext.data.phantom_hagen import draw_exposures, save_exposures
 from monai_ext.data.phantom_hippocampus import draw_hippocampus
+from monai_ext.data.rows import Row
 from monai_ext.data.staging import locked, staged
 
 
@@ -37,7 +42,8 @@ class Phantom:
 
     Where the manifest splits by a rule, `case` and `numbers` say how the data set numbers its cases; where it lists
     them, the lists do. Where pictures may have any size, `size` is the usual width, and `draw` takes the case's name
-    and the width, too.
+    and the width, too. Where the cases are rows of arrays, `draw` takes the class, the classes take turns, and
+    nothing is saved by case. `cases` is the usual number.
     """
 
     draw: Callable[..., tuple[np.ndarray, ...]]
@@ -45,14 +51,17 @@ class Phantom:
     numbers: range = range(0)
     save: Callable[[Path, str, Any, Generator], dict[str, str]] = save_decathlon
     size: int | None = None
+    cases: int = 12
 
 
 PHANTOMS: dict[str, Phantom] = {
+    "adrenalmnist3d": Phantom(draw_gland, cases=120),
+    "bccd": Phantom(draw_smear, save=save_smear, size=SMEAR_WIDTH, cases=24),
     "chase_db1": Phantom(draw_fundus, save=save_fundus, size=WIDTH),
     "hagen2021": Phantom(draw_exposures, save=save_exposures, size=256),
     "task04_hippocampus": Phantom(draw_hippocampus, "hippocampus_{:03d}", range(1, 1000)),
 }
-USUAL_CASES = 12
+_ARRAY_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 SMALLEST = 32  # pixels: below, nothing of the structures is left
 
 
@@ -61,7 +70,13 @@ def choose_cases(manifest: Manifest, phantom: Phantom, cases: int) -> list[tuple
     if cases < len(SPLITS):
         raise ValueError(f"--cases {cases} is too few: {len(SPLITS)} at least, one for each of {', '.join(SPLITS)}.")
     listed = manifest.listed
-    if listed:
+    if manifest.arrays:
+        fractions = {split: _ARRAY_SHARES[split] for split in SPLITS}
+        names = [
+            (number, Row(Path(), manifest.arrays[split]["images"], row).case)
+            for number, (row, split) in enumerate(itertools.product(range(cases), SPLITS), start=1)
+        ]
+    elif listed:
         names = list(enumerate(sorted(listed), start=1))
         fractions = {split: list(listed.values()).count(split) / len(listed) for split in SPLITS}
     else:
@@ -93,7 +108,7 @@ def draw_phantom(
     alone.
 
     Args:
-        cases: how many; 12, or all where the official data set has fewer, if None.
+        cases: how many; as many as the phantom usually has, or all where the official data set has fewer, if None.
         size: width of pictures; the usual one if None.
 
     Raises:
@@ -104,7 +119,7 @@ def draw_phantom(
     if manifest.name not in PHANTOMS:
         raise ValueError(f"There is no phantom of {manifest.name}: there are phantoms of {', '.join(PHANTOMS)}.")
     phantom = PHANTOMS[manifest.name]
-    cases = min(USUAL_CASES, len(manifest.listed) or USUAL_CASES) if cases is None else cases
+    cases = min(phantom.cases, len(manifest.listed) or phantom.cases) if cases is None else cases
     for option, value in (("--cases", cases), ("--seed", seed), ("--size", size or 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{option} must be a whole number that is not negative, not {value!r}.")
@@ -121,14 +136,39 @@ def draw_phantom(
                 f"{target} exists and is no phantom, so it is left alone: choose another folder with --root."
             )
         with staged(target) as folder:
-            written = []
-            for number, case in tqdm(chosen, desc=f"drawing {manifest.folder}", unit="case", disable=not progress):
-                rng = default_rng([seed, number])
-                drawn = phantom.draw(rng) if phantom.size is None else phantom.draw(rng, case, size or phantom.size)
-                written.append(phantom.save(folder, case, drawn, rng))
+            progress_bar = tqdm(chosen, desc=f"drawing {manifest.folder}", unit="case", disable=not progress)
+            if manifest.arrays:
+                written = [_draw_arrays(manifest, phantom, folder, progress_bar, seed)]
+            else:
+                written = [_draw_case(phantom, folder, case, default_rng([seed, n]), size) for n, case in progress_bar]
             content = _dataset_json(manifest, written, seed)
             (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return target
+
+
+def _draw_case(phantom: Phantom, folder: Path, case: str, rng: Generator, size: int | None) -> dict[str, str]:
+    drawn = phantom.draw(rng) if phantom.size is None else phantom.draw(rng, case, size or phantom.size)
+    return phantom.save(folder, case, drawn, rng)
+
+
+def _draw_arrays(
+    manifest: Manifest, phantom: Phantom, folder: Path, cases: Iterable[tuple[int, str]], seed: int
+) -> dict[str, str]:
+    """All cases as rows of one archive, of every split's rows the classes by turns."""
+    images: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    values: dict[str, list[int | str]] = {split: [] for split in SPLITS}
+    for number, case in cases:
+        split = manifest.split_of(case)
+        place = len(images[split]) % len(manifest.labels)
+        images[split].append(phantom.draw(default_rng([seed, number]), manifest.labels[place]))
+        values[split].append(manifest.values[place])
+    arrays = {names["images"]: np.stack(images[split]) for split, names in manifest.arrays.items()}
+    arrays |= {
+        names["labels"]: np.asarray(values[split], np.uint8)[:, None] for split, names in manifest.arrays.items()
+    }
+    name = manifest.content["pairs"]["images"]
+    np.savez_compressed(folder / name, **arrays)
+    return {"image": name, "label": name}
 
 
 def _nifti(array: np.ndarray, origin: float) -> nib.Nifti1Image:

@@ -11,7 +11,7 @@ from monai.transforms import MapTransform
 
 from monai_ext.data.case_name import name_of
 
-__all__ = ["ChannelsOfd", "ClassesOfd"]
+__all__ = ["ChannelsOfd", "ClassesOfd", "FullScaled"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
@@ -52,6 +52,33 @@ class ChannelsOfd(MapTransform):
             elif image.shape[0] == 1 and self.channels == 3:
                 image = image.expand(3, *image.shape[1:]).contiguous()
             d[key] = image
+        return d
+
+
+class FullScaled(MapTransform):
+    """Divide by the largest number that a picture's pixels can hold, 255 for 8 bits: black is 0, full light 1.
+
+    Unlike a normalisation by the image's own mean or maximum it keeps how bright a picture is. Where the file does
+    not say what its numbers can hold (NIfTI, DICOM, arrays), it is the least of 1, 255, 4095 and 65535 that none of
+    them exceeds.
+
+    Args:
+        keys: keys of the images.
+        allow_missing_keys: leave out keys that the item lacks.
+
+    Raises:
+        ValueError: for numbers beyond 16 bits.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            high = float(d[key].max())
+            told = d[key].meta.get("full_scale") if isinstance(d[key], MetaTensor) else None
+            scales = [scale for scale in (told, 1.0, 255.0, 4095.0, 65535.0) if scale and high <= scale]
+            if not scales:
+                raise ValueError(f"{name_of(key, d[key])} holds {high:g}, beyond 16 bits; save it as a picture.")
+            d[key] = d[key] / (told if told in scales else scales[0])
         return d
 
 

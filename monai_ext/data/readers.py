@@ -178,6 +178,7 @@ class PictureReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if colour else float("nan"),
             "mode": info.mode,
+            "full_scale": float(np.iinfo(info.dtype).max) if info.dtype.kind in "iu" else 1.0,
         }
         if len(img) == 1:
             return array, meta

@@ -18,7 +18,7 @@ from monai.handlers import HausdorffDistance
 from monai.utils import string_list_all_gather
 from scipy.stats import bootstrap
 
-from monai_ext.data.case_name import file_of, group_name, stem
+from monai_ext.data.case_name import file_of, group_name, names_of
 from monai_ext.files import atomic_write
 
 __all__ = ["CaseMetricsSaver", "HausdorffDistanceMM", "confidence_interval"]
@@ -127,7 +127,7 @@ class CaseMetricsSaver:
                     continue
                 rows[key] |= {f"{title}_{name}": value for name, value in zip(self.class_names, line)}
                 rows[key][f"{title}_mean"] = _over(np.mean, line[~np.isnan(line)])
-        names = _names(list(dict.fromkeys(files)))
+        names = names_of(list(dict.fromkeys(files)))
         parts = {
             group: {names[f]: row for (f, g), row in rows.items() if g == group} for group in dict.fromkeys(groups)
         }
@@ -163,14 +163,6 @@ class CaseMetricsSaver:
             interval = confidence_interval(finite, self.resamples)
             summary["ci95_low"][column], summary["ci95_high"][column] = interval
         return summary
-
-
-def _names(files: list[str]) -> dict[str, str]:
-    """What each file is called in the table."""
-    names = [stem(file) for file in files]
-    if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
-        names = [f"{Path(file).parent.name}/{name}" for file, name in zip(files, names)]
-    return dict(zip(files, names if len(set(names)) == len(names) else files))
 
 
 def confidence_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:

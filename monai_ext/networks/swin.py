@@ -145,9 +145,7 @@ class MixerSwin(nn.Module):
         accept_monai_stages(self, len(depths))
 
     @beside_metadata
-    def forward(
-        self, x: torch.Tensor
-    ) -> torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Run the network.
 
         Args:
