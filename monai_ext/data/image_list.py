@@ -7,9 +7,11 @@ from typing import Any
 
 from monai.data.folder_layout import default_name_formatter
 
-from monai_ext.data.manifest import load_manifest
+from monai_ext.data.boxes import read_boxes
+from monai_ext.data.manifest import Manifest, load_manifest
 from monai_ext.data.pictures import is_picture
 from monai_ext.data.readers import is_dicom, is_nifti
+from monai_ext.data.rows import Row, array_lengths
 
 
 def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> list[str]:
@@ -47,6 +49,58 @@ def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | Non
         f"no image in {root}; give dataset_dir a NIfTI file (.nii, .nii.gz) or a picture (.png, .jpg, .bmp, .tif), "
         "a folder of them, or a folder with a DICOM series."
     )
+
+
+def items_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> list[dict[str, Any]]:
+    """What to classify, as entries of a data list: the images that ``images_in`` finds, or parts of them.
+
+    With a ``dataset`` whose pictures have boxes, every box is an entry where a picture's boxes lie beside it (under
+    its name, with the suffix .xml) or in the data set's own folder for them; what the boxes are called does not
+    count. With a ``dataset`` of arrays, every row is an entry where ``path`` is such an archive or a folder with one.
+
+    Raises:
+        FileNotFoundError: nothing there, or no image in it.
+        ValueError: a damaged archive or file of boxes.
+    """
+    manifest = load_manifest(dataset) if dataset is not None else None
+    if manifest is not None and manifest.arrays:
+        rows = _rows_in(Path(path).expanduser(), manifest)
+        if rows:
+            return [{"image": str(row), "case": row.case} for row in rows]
+    images = images_in(path, spatial_dims, dataset)
+    if manifest is None or "boxes" not in manifest.content["pairs"]:
+        return [{"image": image} for image in images]
+    folder = Path(manifest.content["pairs"]["boxes"]).parent
+    return [entry for image in images for entry in _boxes_in(Path(image), folder)]
+
+
+def _rows_in(path: Path, manifest: Manifest) -> list[Row]:
+    name = manifest.content["pairs"]["images"]
+    archives = [path] if path.suffix.lower() == ".npz" else [path / name, path / manifest.folder / name]
+    for archive in archives:
+        if archive.is_file():
+            lengths = array_lengths(archive)
+            arrays = [entry["images"] for entry in manifest.arrays.values() if entry["images"] in lengths]
+            return [Row(archive, array, row) for array in arrays for row in range(lengths[array])]
+    return []
+
+
+def _boxes_in(image: Path, folder: Path) -> list[dict[str, Any]]:
+    """The boxes of a picture, else the picture itself."""
+    for path in (image.with_suffix(".xml"), image.parent.parent / folder / f"{image.stem}.xml"):
+        if path.is_file():
+            boxes = list(enumerate(read_boxes(path), start=1))
+            return [
+                {
+                    "image": str(image),
+                    "box": list(box.corners),
+                    "case": f"{image.stem}_{number:03d}",
+                    "group": image.stem,
+                }
+                for number, box in boxes
+                if not box.empty
+            ]
+    return [{"image": str(image)}]
 
 
 def output_name(meta: dict[str, Any], saver: Any) -> dict[str, Any]:

@@ -194,8 +194,9 @@ class PictureReader(ImageReader):
 class RowReader(ImageReader):
     """A row of an array in a NumPy archive, by its address; see `monai_ext.data.rows`.
 
-    A row [D, H, W] is a volume as it is, [H, W] a grey picture and [H, W, 3] one in colour, of which the first axis
-    becomes the width. The affine is the identity.
+    A row [W, H, D] is a volume, taken for voxels of 1 mm whose axes point to the left, the back and the head, as
+    DICOM's do: an archive does not say. [H, W] is a grey picture and [H, W, 3] one in colour, of which the first axis
+    becomes the width, and the affine is the identity.
     """
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
@@ -207,9 +208,10 @@ class RowReader(ImageReader):
     def get_data(self, img: list[np.ndarray]) -> tuple[np.ndarray, dict]:
         rows = [row.swapaxes(0, 1) if row.ndim == 2 or row.shape[-1] == 3 else row for row in img]
         colour = rows[0].ndim == 3 and rows[0].shape[-1] == 3
+        affine = np.eye(4) if colour or rows[0].ndim == 2 else np.diag([-1.0, -1.0, 1.0, 1.0])
         meta = {
-            MetaKeys.AFFINE: np.eye(4),
-            MetaKeys.ORIGINAL_AFFINE: np.eye(4),
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPATIAL_SHAPE: np.asarray(rows[0].shape[:-1] if colour else rows[0].shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if colour else float("nan"),

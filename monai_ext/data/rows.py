@@ -9,12 +9,13 @@ import functools
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Row", "file_behind", "is_row", "parse_row", "read_array", "read_row"]
+__all__ = ["Row", "array_lengths", "file_behind", "is_row", "parse_row", "read_array", "read_row"]
 
 _ADDRESS = re.compile(r"(?P<path>.+\.npz)::(?P<array>[^\[\]:]+)\[(?P<row>\d+)\]", re.IGNORECASE | re.DOTALL)
 
@@ -44,6 +45,26 @@ def parse_row(address: str | os.PathLike) -> Row | None:
 
 def is_row(address: str | os.PathLike) -> bool:
     return parse_row(address) is not None
+
+
+def array_lengths(path: str | os.PathLike) -> dict[str, int]:
+    """The arrays of an archive and how many rows each has, from their headers alone.
+
+    Raises:
+        ValueError: a damaged archive.
+    """
+    lengths = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    version = np.lib.format.read_magic(member)
+                    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                    shape = read(member)[0]
+                    lengths[name.removesuffix(".npy")] = shape[0] if shape else 0
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no NumPy archive ({error}); fetch it again.") from error
+    return lengths
 
 
 def file_behind(address: str | os.PathLike) -> Path:
@@ -89,7 +110,7 @@ def _read(path: str, _changed: int, name: str) -> np.ndarray:
                 known = ", ".join(archive.files) or "nothing"
                 raise ValueError(f"there is no array {name!r} in it, it holds {known}")
             array = archive[name]
-    except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError) as error:
         if isinstance(error, (MemoryError, PermissionError)):
             raise
         reason = f"{error}".splitlines()[0].rstrip(".") if f"{error}" else type(error).__name__
