@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,13 @@ def stem(file: str) -> str:
 
 
 def names_of(files: Sequence[str]) -> dict[str, str]:
-    """What each of different files is called in a table."""
-    names = [stem(file) for file in files]
-    if len(set(names)) < len(names):  # image.nii.gz in a folder for each case
-        names = [f"{Path(file).parent.name}/{name}" for file, name in zip(files, names)]
-    return dict(zip(files, names if len(set(names)) == len(names) else files))
+    """What each of different files is called in a table: its stem, and more of its path where others share that."""
+    names = {file: stem(file) for file in files}
+    # slice.nii.gz beside slice.dcm; image.nii.gz in a folder for each case
+    for longer in (lambda file: Path(file).name, lambda file: f"{Path(file).parent.name}/{stem(file)}", str):
+        counts = Counter(names.values())
+        names |= {file: longer(file) for file, name in names.items() if counts[name] > 1}
+    return names
 
 
 def group_name(item: Mapping[Hashable, Any], key: Hashable | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from monai.utils import set_determinism
 
+from monai_ext.data import load_manifest
 from monai_ext.data.phantom import PHANTOMS, draw_phantom
 from tests.bundles.running import ROOT, TINY, data_of, run_training
 
@@ -24,14 +25,18 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantom_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """A phantom of the data set that a bundle trains on: 4 cases, 2 to train on. Read it, never write to it."""
+    """A phantom of the data set that a bundle trains on: 4 cases, 2 to train on; 10 where the cases are rows of arrays.
+
+    Read it, never write to it.
+    """
     drawn: dict[str, Path] = {}
 
     def draw(bundle: Path) -> Path:
         name = data_of(bundle)
         if name not in drawn:
             size = 96 if PHANTOMS[name].size else None  # of pictures
-            drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), 4, seed=1, size=size, progress=False)
+            cases = 10 if load_manifest(name).arrays else 4  # every class in every split
+            drawn[name] = draw_phantom(name, tmp_path_factory.mktemp(name), cases, seed=1, size=size, progress=False)
         return drawn[name]
 
     return draw

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_ext.data import load_manifest
+
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir() and path.name[0] not in "._")
 
@@ -70,6 +72,16 @@ def data_of(bundle: Path) -> str:
     found = re.search(r"datalist\('(\w+)'", (bundle / "configs" / "train.json").read_text())
     assert found, f"{bundle.name}/configs/train.json names no data set of ours in datalist('...')"
     return found.group(1)
+
+
+def classifies(bundle: Path) -> bool:
+    """Whether the bundle gives classes of images, and no images."""
+    return load_manifest(data_of(bundle)).content["task"] == "classification"
+
+
+def input_size(config: dict[str, Any]) -> list[int]:
+    """The size of what the network is trained on."""
+    return config["image_size"] if "image_size" in config else config["patch_size"]
 
 
 def table(path: Path) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_ext.data import datalist
-from tests.bundles.running import BUNDLES, Outcome, arguments, data_of, fresh_python, monai_bundle, table
+from tests.bundles.running import BUNDLES, Outcome, arguments, classifies, data_of, fresh_python, monai_bundle, table
 
 # what a test chooses instead, or what makes no other run of it
 PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume"}
@@ -116,6 +116,13 @@ def check_training(bundle: Path, phantom: Path, folder: Path) -> None:
 
 
 def check_evaluation(bundle: Path, phantom: Path, folder: Path) -> None:
+    if classifies(bundle):
+        check_classes(bundle, folder, datalist(data_of(bundle), phantom, "test"))
+        found = {path.stem for path in (folder / "pictures").glob("*.png")}
+        assert found == {"samples", "confusion_matrix", "roc", "calibration"}
+        header, *rows = (folder / "metrics.csv").read_text().splitlines()
+        assert header == "metric,value,ci95_low,ci95_high" and any(row.startswith("roc_auc,") for row in rows)
+        return
     rows = table(folder / "metrics.csv")
     for entry in datalist(data_of(bundle), phantom, "test"):
         assert any(row.startswith(entry["case"]) for row in rows), entry["case"]
@@ -123,8 +130,21 @@ def check_evaluation(bundle: Path, phantom: Path, folder: Path) -> None:
     assert {"mean", "ci95_low", "ci95_high"} <= set(rows)
 
 
+def check_classes(bundle: Path, folder: Path, entries: list[dict]) -> None:
+    """A class and probabilities that add up to 1 for every entry."""
+    rows = table(folder / "predictions.csv")
+    assert list(rows) == sorted(entry["case"] for entry in entries)
+    names = json.loads((bundle / "configs" / "inference.json").read_text())["class_names"]
+    for row in rows.values():
+        shares = [float(row[f"probability_{name}"]) for name in names]
+        assert sum(shares) == pytest.approx(1, abs=1e-3) and row["prediction"] == names[shares.index(max(shares))]
+
+
 def check_inference(bundle: Path, phantom: Path, folder: Path) -> None:
     """A result for every image that is no label, of its size; for volumes also of its geometry."""
+    if classifies(bundle):
+        check_classes(bundle, folder, datalist(data_of(bundle), phantom, "all"))
+        return
     for entry in datalist(data_of(bundle), phantom, "all"):
         image = Path(entry["image"])
         stem = image.name.split(".")[0]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
-from tests.bundles.running import BUNDLES, ROOT, workflow
+from tests.bundles.running import BUNDLES, ROOT, classifies, input_size, workflow
 
 FILES = (
     "LICENSE",
@@ -78,7 +78,7 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def channels(definition: dict[str, Any], name: str) -> int:
-    """`in_channels` or `out_channels` of a network, which may stand inside another one."""
+    """`in_channels`, `out_channels` or `num_classes` of a network, which may stand inside another one."""
     (found,) = {value for key, value in walk(definition) if key == name}
     return found
 
@@ -120,8 +120,9 @@ def test_metadata_fits_the_configs(bundle: Path) -> None:
     tensors = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     definition = config(bundle, "train.json")["network_def"]
     assert tensors["inputs"]["image"]["num_channels"] == channels(definition, "in_channels")
-    assert tensors["outputs"]["pred"]["num_channels"] == channels(definition, "out_channels")
-    assert tensors["inputs"]["image"]["spatial_shape"] == config(bundle, "train.json")["patch_size"]
+    outputs = channels(definition, "num_classes" if classifies(bundle) else "out_channels")
+    assert tensors["outputs"]["pred"]["num_channels"] == outputs
+    assert tensors["inputs"]["image"]["spatial_shape"] == input_size(config(bundle, "train.json"))
 
 
 def test_every_target_is_a_full_name_that_imports(bundle: Path) -> None:
@@ -142,7 +143,7 @@ def test_ids(bundle: Path) -> None:
 
 def test_training_and_inference_agree(bundle: Path) -> None:
     train, inference = config(bundle, "train.json"), config(bundle, "inference.json")
-    for name in ("network_def", "patch_size", "class_names", "model_path"):
+    for name in ("network_def", "patch_size", "image_size", "margin", "class_names", "model_path"):
         assert train.get(name) == inference.get(name), name
 
 
@@ -198,7 +199,7 @@ def test_weights(bundle: Path) -> None:
 def test_export(bundle: Path, tmp_path: Path) -> None:
     net = network(bundle)
     settings = config(bundle, "inference.json")
-    image = torch.randn(1, channels(settings["network_def"], "in_channels"), *settings["patch_size"])
+    image = torch.randn(1, channels(settings["network_def"], "in_channels"), *input_size(settings))
     ckpt_export(filepath=str(tmp_path / "model.ts"), use_trace=True, **export_of(bundle))
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), net(image), atol=1e-4, rtol=1e-4)
@@ -210,7 +211,7 @@ def test_export_to_onnx(bundle: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     net = network(bundle)
     settings = config(bundle, "inference.json")
-    image = torch.randn(1, channels(settings["network_def"], "in_channels"), *settings["patch_size"])
+    image = torch.randn(1, channels(settings["network_def"], "in_channels"), *input_size(settings))
     onnx_export(filepath=str(tmp_path / "model.onnx"), **export_of(bundle))
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
