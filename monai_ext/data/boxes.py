@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
 
 from monai_ext.data.case_name import name_of
 
@@ -65,6 +66,8 @@ class CutBoxd(MapTransform):
         keys: keys of the pictures, [C, W, H].
         box_key: entry with xmin, ymin, xmax, ymax in pixels.
         margin: what to add on each side, as a share of the longer side.
+        size: width and height to resample the square to, linearly; a smaller one averages, so that nothing aliases.
+            MONAI's ``Resize`` darkens the edges where it does that. None leaves the pixels as they are.
         allow_missing_keys: leave out keys that the item lacks.
 
     Raises:
@@ -72,13 +75,19 @@ class CutBoxd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, box_key: str = "box", margin: float = 0.0, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        box_key: str = "box",
+        margin: float = 0.0,
+        size: Sequence[int] | int | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if margin < 0:
             raise ValueError(f"margin must not be negative, got {margin}.")
         self.box_key = box_key
         self.margin = margin
+        self.size = None if size is None else ensure_tuple_rep(size, 2)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
@@ -97,10 +106,10 @@ class CutBoxd(MapTransform):
             raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} lies outside of {width} x {height} pixels.")
         side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * self.margin)))
         left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-        inside = image[:, max(0, left) : left + side, max(0, top) : top + side]
+        inside = torch.as_tensor(image)[None, :, max(0, left) : left + side, max(0, top) : top + side].float()
         # the last axis comes first: before and behind the height, then the width
         pad = [max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width)]
-        if any(pad):
-            padded = F.pad(torch.as_tensor(inside)[None].float(), pad, mode="replicate")[0].to(image.dtype)
-            inside = MetaTensor(padded, meta=image.meta) if isinstance(image, MetaTensor) else padded
-        return inside
+        square = F.pad(inside, pad, mode="replicate")
+        if self.size is not None:
+            square = F.interpolate(square, self.size, mode="bilinear", antialias=True)
+        return MetaTensor(square[0], meta=image.meta) if isinstance(image, MetaTensor) else square[0]
