@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -34,6 +35,22 @@ class NormedConcentration(nn.Module):
         return self.module(self.norm(x), grid)
 
 
+class LayerScale(nn.Module):
+    """Each channel times a learnt factor, which begins at ``initial`` (Touvron et al., CaiT, 2021).
+
+    Args:
+        dim: channels of a token.
+        initial: the factors at the start.
+    """
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((dim,), float(initial)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
 @dataclass(frozen=True)
 class BlockOptions:
     """What a block has beside its mixer, as a config gives it: ``"block": {"mlp": "kan"}``.
@@ -46,20 +63,26 @@ class BlockOptions:
             another one before the feed-forward network (L2ViT's blocks of global and of local attention).
         local_concentration: a norm and two depthwise convolutions, with a residual, between mixer and feed-forward
             network (L2ViT).
+        layer_scale: what a learnt factor of each channel begins with, by which mixer and feed-forward network come in;
+            None for no factors. With a small one a block begins as the identity, and the network learns as fast as
+            the convolutions around it.
 
     Raises:
-        ValueError: for an unknown feed-forward network or another number of positions.
+        ValueError: for an unknown feed-forward network, another number of positions, or a scale that is no number.
     """
 
     mlp: str = "mlp"
     conditional_position: int = 0
     local_concentration: bool = False
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.mlp not in MLPS:
             raise ValueError(f"unknown mlp {self.mlp!r}; known ones: {', '.join(MLPS)}.")
         if self.conditional_position not in (0, 1, 2):
             raise ValueError(f"conditional_position must be 0, 1 or 2, got {self.conditional_position!r}.")
+        if self.layer_scale is not None and (isinstance(self.layer_scale, bool) or not _is_finite(self.layer_scale)):
+            raise ValueError(f"layer_scale must be a number or null, got {self.layer_scale!r}.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> BlockOptions:
@@ -80,6 +103,10 @@ class BlockOptions:
             return KANMLP(dim, mlp_dim, dropout_rate)
         return MLPBlock(dim, mlp_dim, dropout_rate, dropout_mode=dropout_mode)
 
+    def scale(self, dim: int) -> nn.Module:
+        """By which a branch of the block comes in."""
+        return nn.Identity() if self.layer_scale is None else LayerScale(dim, self.layer_scale)
+
     def convolutions(self, dim: int, spatial_dims: int) -> tuple[nn.Module | None, nn.Module | None, nn.Module | None]:
         """The positions before the mixer, the local concentration and the positions behind it, where asked for."""
         return (
@@ -87,6 +114,10 @@ class BlockOptions:
             NormedConcentration(dim, spatial_dims) if self.local_concentration else None,
             ConditionalPositions(dim, spatial_dims) if self.conditional_position == 2 else None,
         )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 PLAIN = BlockOptions()  # nothing beside the mixer and an MLP

@@ -51,6 +51,7 @@ class MixerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout_rate)
         self.norm2 = nn.LayerNorm(mixer.dim)
         self.mlp = options.feed_forward(mixer.dim, mlp_dim, dropout_rate)
+        self.scale1, self.scale2 = options.scale(mixer.dim), options.scale(mixer.dim)
         # the convolutions do, where there are any: then no token may stand outside of the grid
         self.reads_grid = self.position is not None or self.local is not None
         accept_monai_weights(
@@ -62,12 +63,12 @@ class MixerBlock(nn.Module):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         if self.position is not None:
             x = self.position(x, grid)
-        x = x + self.dropout(self.mixer(self.norm1(x), grid))
+        x = x + self.scale1(self.dropout(self.mixer(self.norm1(x), grid)))
         if self.local is not None:
             x = x + self.local(x, grid)
         if self.second_position is not None:
             x = self.second_position(x, grid)
-        return x + self.mlp(self.norm2(x))
+        return x + self.scale2(self.mlp(self.norm2(x)))
 
 
 class WindowMixerBlock(nn.Module):
@@ -109,6 +110,7 @@ class WindowMixerBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(mixer.dim)
         self.mlp = options.feed_forward(mixer.dim, int(mixer.dim * mlp_ratio), drop_rate, "swin")
+        self.scale1, self.scale2 = options.scale(mixer.dim), options.scale(mixer.dim)
         self._plans: OrderedDict[tuple, WindowPlan] = OrderedDict()
         accept_monai_weights(
             self,
@@ -153,9 +155,9 @@ class WindowMixerBlock(nn.Module):
     def forward(self, x: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
         if self.position is not None:
             x = self.position(x, grid)
-        x = x + self.drop_path(self.dropout(self._mix(self.norm1(x), grid)))
+        x = x + self.drop_path(self.scale1(self.dropout(self._mix(self.norm1(x), grid))))
         if self.local is not None:
             x = x + self.drop_path(self.local(x, grid))
         if self.second_position is not None:
             x = self.second_position(x, grid)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))

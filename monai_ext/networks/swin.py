@@ -12,11 +12,14 @@ from monai.networks.blocks import PatchEmbed
 from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.block_options import BlockOptions
+from monai_ext.blocks.conv_stem import ConvStem
 from monai_ext.blocks.image_size import check_image
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
 from monai_ext.mixers import MixerSpec, build_mixer, count_alike, spread_mixers
+
+STEMS = ("patch", "conv")
 
 
 class MixerSwin(nn.Module):
@@ -50,6 +53,8 @@ class MixerSwin(nn.Module):
         classification: add a norm, the mean over the tokens and a linear head.
         num_classes: classes of the head.
         block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
+        stem: ``"patch"``, the linear embedding of patches, or ``"conv"``, convolutions of stride 2 with residual blocks
+            between them (:class:`monai_ext.blocks.conv_stem.ConvStem`): for few images and short trainings.
         hidden_states: whether a classifier gives them beside its logits; training engines want the logits alone.
 
     Raises:
@@ -80,6 +85,7 @@ class MixerSwin(nn.Module):
         classification: bool = False,
         num_classes: int = 2,
         block: Mapping[str, Any] | None = None,
+        stem: str = "patch",
         hidden_states: bool = True,
     ) -> None:
         super().__init__()
@@ -95,14 +101,20 @@ class MixerSwin(nn.Module):
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} differ in length.")
         if not depths or min(depths) < 1:
             raise ValueError(f"depths must name at least one stage, each of at least one block, got {tuple(depths)}.")
+        if stem not in STEMS:
+            raise ValueError(f"unknown stem {stem!r}; known ones: {', '.join(STEMS)}.")
+        if stem == "conv" and patch_norm:
+            raise ValueError("patch_norm belongs to stem 'patch': stem 'conv' has norms of its own.")
         if downsample not in PATCH_MERGING:
             raise ValueError(f"unknown downsample {downsample!r}; known ones: {', '.join(PATCH_MERGING)}.")
         self.in_channels, self.spatial_dims, self.normalize = in_channels, spatial_dims, normalize
         self.feature_size, self.hidden_states = feature_size, hidden_states
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
-        self.patch_embed = PatchEmbed(
-            self.patch_size, in_channels, feature_size, nn.LayerNorm if patch_norm else None, spatial_dims
-        )
+        if stem == "conv":
+            self.patch_embed = ConvStem(in_channels, feature_size, self.patch_size, spatial_dims)
+        else:
+            norm = nn.LayerNorm if patch_norm else None
+            self.patch_embed = PatchEmbed(self.patch_size, in_channels, feature_size, norm, spatial_dims)
         self.pos_drop = nn.Dropout(drop_rate)
         window, options = ensure_tuple_rep(window_size, spatial_dims), BlockOptions.of(block)
         paths = torch.linspace(0, dropout_path_rate, sum(depths)).tolist()
