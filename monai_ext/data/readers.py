@@ -196,18 +196,27 @@ class RowReader(ImageReader):
 
     A row [W, H, D] is a volume, taken for voxels of 1 mm whose axes point to the left, the back and the head, as
     DICOM's do: an archive does not say. [H, W] is a grey picture and [H, W, 3] one in colour, of which the first axis
-    becomes the width, and the affine is the identity.
+    becomes the width, and the affine is the identity. Several volumes or grey pictures are stacked as channels.
     """
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return all(is_row(name) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        return [read_row(name) for name in ensure_tuple(data)]
+        rows = [read_row(name) for name in ensure_tuple(data)]
+        for name, row in zip(ensure_tuple(data), rows):
+            if row.ndim not in (2, 3):
+                raise ValueError(f"{name} is {row.shape}, not a volume [W, H, D] or a picture [H, W] or [H, W, 3].")
+            if row.shape != rows[0].shape or (len(rows) > 1 and _is_colour(row)):
+                raise ValueError(
+                    f"{name} cannot be stacked as a channel: rows must be grey and of one size, "
+                    f"not {rows[0].shape} and {row.shape}."
+                )
+        return rows
 
     def get_data(self, img: list[np.ndarray]) -> tuple[np.ndarray, dict]:
-        rows = [row.swapaxes(0, 1) if row.ndim == 2 or row.shape[-1] == 3 else row for row in img]
-        colour = rows[0].ndim == 3 and rows[0].shape[-1] == 3
+        rows = [row.swapaxes(0, 1) if row.ndim == 2 or _is_colour(row) else row for row in img]
+        colour = _is_colour(rows[0])
         affine = np.eye(4) if colour or rows[0].ndim == 2 else np.diag([-1.0, -1.0, 1.0, 1.0])
         meta = {
             MetaKeys.AFFINE: affine,
@@ -219,6 +228,10 @@ class RowReader(ImageReader):
         if len(rows) == 1:
             return np.array(rows[0]), meta
         return np.stack(rows), {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+
+
+def _is_colour(row: np.ndarray) -> bool:
+    return row.ndim == 3 and row.shape[-1] == 3
 
 
 def _series_ids(folder: Path) -> Sequence[str]:

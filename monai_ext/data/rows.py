@@ -103,13 +103,16 @@ def read_array(path: str | os.PathLike, name: str) -> np.ndarray:
 @functools.lru_cache(maxsize=4)  # images and labels of two splits
 def _read(path: str, _changed: int, name: str) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ValueError("it is a single array, not an archive (.npz)")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single array, not an archive (.npz)")
+        with archive:
             if name not in archive.files:
                 known = ", ".join(archive.files) or "nothing"
                 raise ValueError(f"there is no array {name!r} in it, it holds {known}")
             array = archive[name]
+            if not getattr(array, "ndim", 0):  # bytes of a file that is no array
+                raise ValueError(f"{name!r} in it has no rows")
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError) as error:
         if isinstance(error, (MemoryError, PermissionError)):
             raise
