@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,19 @@ def read_boxes(path: str | Path) -> list[Box]:
     """
     try:
         root = ElementTree.fromstring(Path(path).read_bytes())
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
         raise ValueError(f"{path} is no XML ({error}); fetch it again.") from error
+    if root.tag != "annotation":
+        raise ValueError(f"{path} is no file of Pascal VOC: it begins with <{root.tag}>, not with <annotation>.")
     boxes = []
     for number, found in enumerate(root.findall("object"), start=1):
         name = (found.findtext("name") or "").strip()
         try:
             corners = tuple(round(float(found.findtext(f"bndbox/{corner}") or "")) for corner in CORNERS)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"{path}: object {number} ({name or 'without a name'}) has no {CORNERS}.") from error
+            raise ValueError(
+                f"{path}: object {number} ({name or 'without a name'}) has no {', '.join(CORNERS)}."
+            ) from error
         boxes.append(Box(name, corners))  # type: ignore[arg-type]
     return boxes
 
@@ -95,21 +99,29 @@ class CutBoxd(MapTransform):
             d[key] = self._cut(d[key], d.get(self.box_key), name_of(key, d[key]))
         return d
 
-    def _cut(self, image: torch.Tensor, box: object, name: str) -> torch.Tensor:
+    def _cut(self, image: torch.Tensor, box: Iterable[float] | None, name: str) -> torch.Tensor:
         if image.ndim != 3:
             raise ValueError(f"{name} has {image.ndim - 1} spatial dimensions, boxes are cut out of pictures (2).")
         width, height = image.shape[1:]
-        x0, y0, x1, y1 = (0, 0, width, height) if box is None else (int(value) for value in box)  # type: ignore[union-attr]
+        x0, y0, x1, y1 = (0, 0, width, height) if box is None else _corners(box, name)
         if x1 <= x0 or y1 <= y0:
             raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} has no area; leave it out of the data list.")
         if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
             raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} lies outside of {width} x {height} pixels.")
         side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * self.margin)))
         left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-        inside = torch.as_tensor(image)[None, :, max(0, left) : left + side, max(0, top) : top + side].float()
-        # the last axis comes first: before and behind the height, then the width
-        pad = [max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width)]
-        square = F.pad(inside, pad, mode="replicate")
+        columns, rows = (
+            torch.arange(start, start + side, device=image.device).clamp(0, length - 1)
+            for start, length in ((left, width), (top, height))
+        )
+        square = torch.as_tensor(image)[:, columns][:, :, rows]
         if self.size is not None:
-            square = F.interpolate(square, self.size, mode="bilinear", antialias=True)
-        return MetaTensor(square[0], meta=image.meta) if isinstance(image, MetaTensor) else square[0]
+            square = F.interpolate(square[None].float(), self.size, mode="bilinear", antialias=True)[0]
+        return MetaTensor(square, meta=image.meta) if isinstance(image, MetaTensor) else square
+
+
+def _corners(box: Iterable[float], name: str) -> tuple[int, ...]:
+    corners = tuple(int(value) for value in box)
+    if len(corners) != len(CORNERS):
+        raise ValueError(f"{name}: a box is {', '.join(CORNERS)}, got {corners}.")
+    return corners
