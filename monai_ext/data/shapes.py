@@ -69,6 +69,9 @@ class ShapeDistanced(MapTransform):
         keys: keys of the shapes, [1, ...], 0 and 1.
         unit: the distance that becomes 1.
         allow_missing_keys: leave out keys that the item lacks.
+
+    Raises:
+        ValueError: a shape that fills the whole image.
     """
 
     def __init__(self, keys: KeysCollection, unit: float = 4.0, allow_missing_keys: bool = False) -> None:
@@ -81,6 +84,8 @@ class ShapeDistanced(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             inside = torch.as_tensor(d[key])[0].cpu().numpy() > 0
+            if inside.all():
+                raise ValueError(f"{name_of(key, d[key])} fills the whole image, nothing lies around it.")
             distance = torch.from_numpy(distance_transform_edt(inside)).to(d[key])[None] / self.unit
             both = torch.cat([torch.as_tensor(d[key]), torch.as_tensor(distance)])
             d[key] = MetaTensor(both, meta=d[key].meta) if isinstance(d[key], MetaTensor) else both

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
 
-from monai_ext.data.picture_transforms import ChannelsOfd, ClassesOfd
+from monai_ext.data.picture_transforms import ChannelsOfd, ClassesOfd, FullScaled
 from monai_ext.data.transforms import CheckVolumed, LoadVolumed
 
 SHAPE = (5, 7)  # rows, columns
@@ -129,3 +130,41 @@ def test_good_pictures_go_through(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         check = CheckVolumed(keys, label_keys=(), num_channels=3, spatial_dims=2)  # denoising: both are images
         check(LoadVolumed(keys, ensure_channel_first=True)(pair))
+
+
+# full scale
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "scale"),
+    [("a.png", np.uint8, 255), ("a.png", np.uint16, 65535), ("a.tif", np.uint16, 65535), ("a.tif", np.float32, 1)],
+)
+def test_full_scale_of_pictures(tmp_path: Path, name: str, dtype: type, scale: int) -> None:
+    """What the file can hold counts, not what this picture holds: a dark one stays dark."""
+    array = (noise() / 255 * (1 if scale == 1 else 200)).astype(dtype)
+    item = LoadVolumed("image", ensure_channel_first=True)({"image": save(tmp_path / name, array)})
+    found = FullScaled("image")(item)["image"]
+    np.testing.assert_allclose(found.numpy()[0], array.T / scale, rtol=1e-6)
+    assert found.meta["filename_or_obj"] == str(tmp_path / name) and found.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("high", "scale"),
+    [(0.0, 1), (0.7, 1), (1.0, 1), (1.5, 255), (255, 255), (256, 4095), (4095, 4095), (4096, 65535), (65535, 65535)],
+)
+def test_full_scale_of_files_that_do_not_say(tmp_path: Path, high: float, scale: int) -> None:
+    array = np.linspace(min(0.0, high), high, 12, dtype=np.float32).reshape(3, 4)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii")
+    load = LoadVolumed("image", ensure_channel_first=True)
+    for image in (load({"image": tmp_path / "a.nii"})["image"], torch.from_numpy(array)[None]):
+        found = FullScaled("image")({"image": image})["image"]
+        np.testing.assert_allclose(found.numpy().reshape(3, 4), array / scale, rtol=1e-6)
+
+
+def test_full_scale_that_no_picture_has() -> None:
+    beyond = MetaTensor(torch.full((1, 2, 2), 300.0), meta={"full_scale": 255.0, "filename_or_obj": "a.png"})
+    assert float(FullScaled("image")({"image": beyond})["image"].max()) == pytest.approx(300 / 4095), "changed since"
+    for high in (65536.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"the image holds {high:g}, beyond 16 bits"):
+            FullScaled("image")({"image": torch.full((1, 2, 2), high)})
+    assert FullScaled("x", allow_missing_keys=True)({}) == {}
