@@ -172,13 +172,15 @@ class _OfAllCases(CumulativeIterationMetric):
             raise ValueError(f"unknown metric {metric!r}; known ones: {', '.join(CLASS_METRICS)}.")
         self.metric = metric
 
-    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> list[torch.Tensor]:
+    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> torch.Tensor:
         if y is None:
             raise ValueError("a metric needs a reference; let output_transform give prediction and reference.")
-        return [torch.cat([probabilities(pred), _reference(label, len(pred))]) for pred, label in zip(y_pred, y)]
+        rows = [(probabilities(pred), label) for pred, label in zip(y_pred, y)]
+        # one tensor: MONAI takes the entries of a list for buffers of their own
+        return torch.stack([torch.cat([row, torch.tensor([reference_of(label, len(row))])]) for row, label in rows])
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        return torch.stack(self._compute_list(y_pred, y))
+        return self._compute_list(y_pred, y)
 
     def aggregate(self) -> torch.Tensor:
         rows = self.get_buffer()
@@ -195,8 +197,9 @@ def probabilities(pred: Any) -> torch.Tensor:
     return pred if is_probability else pred.softmax(0)
 
 
-def _reference(label: Any, classes: int) -> torch.Tensor:
+def reference_of(label: Any, classes: int) -> int:
+    """The number of a class, whatever it comes as."""
     value = torch.as_tensor(label).detach().cpu().double().reshape(-1)
     if len(value) != 1 or float(value) not in range(classes):
         raise ValueError(f"a reference must be the number of a class, 0 to {classes - 1}, got {value.tolist()}.")
-    return value
+    return int(value)

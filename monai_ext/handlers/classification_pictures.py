@@ -46,6 +46,8 @@ class ClassificationPictures(ClassifiedCases):
         image_key: str = "image",
     ) -> None:
         super().__init__(class_names)
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}.")
         self.folder = Path(folder)
         self.samples = samples
         self.image_key = image_key

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -15,8 +17,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from monai_ext.data.case_name import file_of, names_of
-from monai_ext.handlers.class_metrics import probabilities
+from monai_ext.data.case_name import file_of, names_of, stem
+from monai_ext.handlers.class_metrics import probabilities, reference_of
 
 __all__ = ["ClassifiedCase", "ClassifiedCases"]
 
@@ -50,7 +52,8 @@ class ClassifiedCases(ABC):
     """Calls ``finish`` with all cases of an evaluator's epoch, in the first process.
 
     Takes ``pred`` (logits or probabilities) and ``label`` from the engine's output after postprocessing, then from
-    its batch; ``case``, ``group`` and ``box`` are entries of an item, if it has them, else the file names the case.
+    its batch; ``case``, ``group`` and ``box`` are entries of an item, if it has them, else the file (and the box)
+    names the case.
 
     Args:
         class_names: names of all classes in the order of the network's outputs.
@@ -94,10 +97,12 @@ class ClassifiedCases(ABC):
         file = file_of(item["image"]) or f"case_{len(self._cases)}"
         case, label, box = item.get("case"), item.get("label"), item.get("box")
         if label is not None:
-            label = int(torch.as_tensor(label).reshape(-1)[0])
+            label = reference_of(label, len(probability))
+        group = item.get("group") or case or file
         if box is not None:
             box = tuple(int(value) for value in torch.as_tensor(box).reshape(-1))
-        return ClassifiedCase(case or file, file, item.get("group") or case or file, probability, label, box)
+            case = case or "_".join(map(str, (stem(file), *box)))
+        return ClassifiedCase(case or file, file, group, probability, label, box)
 
     def __call__(self, engine: Engine) -> None:
         cases = self._cases
@@ -106,9 +111,19 @@ class ClassifiedCases(ABC):
             cases = [ClassifiedCase(**json.loads(text)) for text in gathered]
         if idist.get_rank() > 0:
             return
-        cases = list({case.case: case for case in cases}.values())  # a distributed sampler repeats cases
-        unnamed = names_of([case.case for case in cases if case.case == case.file])
-        named = [ClassifiedCase(**{**asdict(case), "case": unnamed.get(case.case, case.case)}) for case in cases]
+        named = _named(list({(case.file, case.case): case for case in cases}.values()))  # a sampler repeats cases
         if any(case.label is None for case in named) and any(case.label is not None for case in named):
             _logger.warning("Some cases have no reference: they are in the table, but not in the metrics.")
         self.finish(sorted(named, key=lambda case: case.case))
+
+
+def _named(cases: list[ClassifiedCase]) -> list[ClassifiedCase]:
+    """With names that differ: more of its file's path for each whose name others share."""
+    unnamed = names_of([case.file for case in cases if case.case == case.file])
+    plain = [unnamed.get(case.case, case.case) for case in cases]
+    names = plain
+    for longer in (lambda file: Path(file).parent.name, str):
+        counts = Counter(names)
+        longs = [f"{longer(case.file)}/{name}" for case, name in zip(cases, plain)]
+        names = [long if counts[name] > 1 else name for name, long in zip(names, longs)]
+    return [replace(case, case=name) for case, name in zip(cases, names)]
