@@ -50,3 +50,14 @@ def test_bad_axes(axes: tuple[int, ...]) -> None:
 def test_axes_of_another_image() -> None:
     with pytest.raises(ValueError, match=r"axes \(2,\) are not all axes of an image with 2 spatial dimensions"):
         MirrorInferer(2)(torch.zeros(1, 1, 4, 4), network(2))
+
+
+def test_a_classifier_has_no_axes_to_mirror_back() -> None:
+    """The logits of the mirror images are averaged as they are, of pictures and of volumes."""
+    for dims, axes in ((2, (0, 1)), (3, (2,))):
+        net = torch.nn.Sequential(network(dims), torch.nn.Flatten(), torch.nn.LazyLinear(3))
+        x = torch.randn(2, 1, *(5, 4, 3)[:dims])
+        turns = [(), (2,), (3,), (2, 3)] if dims == 2 else [(), (4,)]
+        wanted = torch.stack([net(x.flip(turn)) for turn in turns]).mean(0)
+        assert not torch.allclose(wanted, net(x), atol=1e-3)
+        torch.testing.assert_close(MirrorInferer(axes)(x, net), wanted)
