@@ -59,7 +59,7 @@ def dataset_folder(manifest: Manifest, root: str | Path) -> Path:
     pattern = manifest.content["pairs"]["images"]
     images, *below = Path(pattern).parts
     for folder in (root / manifest.folder, root):
-        if (folder / images).is_dir() if below else any(map(manifest.case_of, folder.glob(pattern))):
+        if (folder / images).is_dir() if below else has_images(manifest, folder):
             return folder
     way = "fetch it with" if manifest.content["access"]["kind"] == "open" else "how to get it is told by"
     raise FileNotFoundError(
@@ -75,6 +75,11 @@ def is_phantom(folder: Path) -> bool:
         return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["reference"].startswith(PHANTOM_MARK)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def has_images(manifest: Manifest, folder: Path) -> bool:
+    """Whether any file is named like a case's image; none is opened."""
+    return any(map(manifest.case_of, folder.glob(manifest.content["pairs"]["images"])))
 
 
 def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
@@ -107,10 +112,11 @@ def _rows(manifest: Manifest, path: Path) -> list[CaseFiles]:
 def case_counts(name: str | Path, root: str | Path) -> dict[str, int]:
     """Numbers of cases: `official`, `present` (image and label), `absent`, and present ones by split."""
     manifest = load_manifest(name)
-    return _counts(manifest, find_cases(manifest, dataset_folder(manifest, root)))
+    return count_cases(manifest, find_cases(manifest, dataset_folder(manifest, root)))
 
 
-def _counts(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
+def count_cases(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
+    """As `case_counts`, of cases that were found."""
     whole = [files.case for files in cases if files.image and files.label]
     by_split = Counter(manifest.split_of(case) for case in whole)
     counts = {"official": manifest.cases, "present": len(whole), "absent": max(0, manifest.cases - len(whole))}
@@ -142,7 +148,7 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, A
             f"No label for {shown} in {folder}: expected under the same name in {_labels_of(manifest)}; "
             f"see `python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
         )
-    counts = _counts(manifest, cases)
+    counts = count_cases(manifest, cases)
     if is_phantom(folder):
         logger.warning("%s holds made-up data: a phantom of %d cases.", folder, counts["present"])
     elif counts["absent"]:

@@ -10,7 +10,7 @@ import shutil
 import urllib.parse
 from pathlib import Path
 
-from monai_ext.data.datalists import find_cases, is_phantom, parent_of, phantom_command
+from monai_ext.data.datalists import has_images, is_phantom, parent_of, phantom_command
 from monai_ext.data.http import DownloadError, download
 from monai_ext.data.manifest import Archive, Manifest, load_manifest
 from monai_ext.data.staging import locked, staged
@@ -95,7 +95,7 @@ def _present(manifest: Manifest, target: Path, force: bool) -> bool:
     """Whether there is nothing to do; raises where something lies in the way."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    if not target.is_dir() or not any(files.image for files in find_cases(manifest, target)):
+    if not target.is_dir() or not has_images(manifest, target):
         raise FetchError(
             f"{target} exists but is not {manifest.content['title']}: move it away, or choose another --root."
         )
@@ -201,7 +201,7 @@ def _unpack(manifest: Manifest, archives: list[Path], target: Path, progress: bo
                     f"{path} was not unpacked: {str(error).rstrip('.')}; nothing was written, "
                     f"delete it with `rm {shlex.quote(str(path))}` and fetch again."
                 ) from error
-        if not any(files.image for files in find_cases(manifest, fresh / manifest.folder)):
+        if not has_images(manifest, fresh / manifest.folder):
             wanted = f"{manifest.folder}/{manifest.content['pairs']['images']}"
             raise FetchError(f"{archives[0]} holds no {wanted}: delete it, and see whether the manifest is right.")
 

@@ -176,22 +176,25 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
     """What JSON Schema cannot say."""
     if source.name != f"{content['name']}.json":
         raise ValueError(f"The manifest {source} is wrong at $.name: {content['name']!r} is not its file's name.")
-    split = content["split"]
+    split, arrays = content["split"], content["pairs"].get("arrays", {})
+    if (split["rule"] == "arrays") != bool(arrays):
+        message = "the rule arrays and pairs.arrays belong together"
+        raise ValueError(f"The manifest {source} is wrong at $.split: {message}.")
+    names = [entry["images"] for entry in arrays.values()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The manifest {source} is wrong at $.pairs.arrays: one array is in two splits: {names}.")
     if split["rule"] == "hash":
         total = sum(split["fractions"].values())
         if abs(total - 1) > 1e-9:
             message = f"they add up to {total:g}, not to 1"
             raise ValueError(f"The manifest {source} is wrong at $.split.fractions: {message}.")
-    elif (split["rule"] == "arrays") != ("arrays" in content["pairs"]):
-        message = "the rule arrays and pairs.arrays belong together"
-        raise ValueError(f"The manifest {source} is wrong at $.split: {message}.")
     elif split["rule"] == "cases":
-        names = Counter(case for part in SPLITS for case in split[part])
-        twice = [case for case, times in names.items() if times > 1]
+        listed = Counter(case for part in SPLITS for case in split[part])
+        twice = [case for case, times in listed.items() if times > 1]
         if twice:
             raise ValueError(f"The manifest {source} is wrong at $.split: {twice[0]!r} stands in two splits.")
-        if len(names) > content["cases"]:
-            message = f"the splits name {len(names)} cases, more than the {content['cases']} official ones"
+        if len(listed) > content["cases"]:
+            message = f"the splits name {len(listed)} cases, more than the {content['cases']} official ones"
             raise ValueError(f"The manifest {source} is wrong at $.cases: {message}.")
     classes = content.get("classes", [])
     for field, entries in (

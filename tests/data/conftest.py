@@ -43,3 +43,15 @@ def fundus_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exposures_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small made-up pairs in the layout of hagen2021; read them, never write to them."""
     return draw_phantom("hagen2021", tmp_path_factory.mktemp("exposures"), seed=1, size=96, progress=False)
+
+
+@pytest.fixture(scope="session")
+def smear_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small made-up smears in the layout of bccd; read them, never write to them."""
+    return draw_phantom("bccd", tmp_path_factory.mktemp("smears"), cases=5, seed=1, size=240, progress=False)
+
+
+@pytest.fixture(scope="session")
+def gland_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few made-up shapes in the layout of adrenalmnist3d; read them, never write to them."""
+    return draw_phantom("adrenalmnist3d", tmp_path_factory.mktemp("glands"), cases=10, seed=1, progress=False)

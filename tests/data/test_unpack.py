@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import stat
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from monai_ext.data import load_manifest
 from monai_ext.data.download import FetchError, fetch
 from monai_ext.data.unpack import UnpackError, unpack
 
@@ -140,8 +142,34 @@ def test_a_zip_of_something_else_leaves_nothing(write_manifest: Any, tmp_path: P
     assert [path.name for path in root.iterdir()] == ["a.zip"]
 
 
-@pytest.mark.parametrize("name", ["chase_db1", "hagen2021"])
+@pytest.mark.parametrize("name", ["bccd", "chase_db1", "hagen2021"])
 def test_the_shipped_ones_say_how(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match=r"free to use \(CC.*only to be had by hand at http.*data check"):
+    with pytest.raises(FetchError, match=r"free to use \((CC|MIT).*only to be had by hand at http.*data check"):
         fetch(name, tmp_path, progress=False)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_archive_is_fetched_as_it_is(gland_phantom: Path, tmp_path: Path) -> None:
+    """Again by force, also where the one that is there is damaged."""
+    name, root = "adrenalmnist3d_64.npz", tmp_path / "root"
+    body = (gland_phantom / name).read_bytes()
+    hashes = [{"hash_type": "sha256", "hash": hashlib.sha256(body).hexdigest()}]
+    content = dict(load_manifest("adrenalmnist3d").content) | {"name": "mine"}
+    entry = {"name": name, "url": "https://example.org/x", "bytes": len(body), "hashes": hashes, "unpack": "none"}
+    (tmp_path / "mine.json").write_text(json.dumps({**content, "files": [entry]}))
+    root.mkdir()
+    (root / name).write_bytes(body)
+    target = root / "adrenalmnist3d" / name
+    assert fetch(tmp_path / "mine.json", root, progress=False) == target.parent
+    assert target.read_bytes() == body and [path.name for path in target.parent.iterdir()] == [name]
+    target.write_bytes(b"damaged")
+    fetch(tmp_path / "mine.json", root, force=True, progress=False)
+    assert target.read_bytes() == body
+
+
+def test_a_finished_download_loses_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.npz.part").write_bytes(b"rows")
+    (tmp_path / "fresh").mkdir()
+    needed: list[int] = []
+    unpack(tmp_path / "a.npz.part", "none", tmp_path / "fresh", FOLDER, needed.append, progress=False)
+    assert (tmp_path / "fresh" / FOLDER / "a.npz").read_bytes() == b"rows" and needed == [4]
