@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_ext.data.boxes import read_boxes
-from monai_ext.data.datalists import CaseFiles, case_counts, dataset_folder, find_cases, is_phantom, label_of_row
+from monai_ext.data.datalists import CaseFiles, count_cases, dataset_folder, find_cases, is_phantom, label_of_row
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
-from monai_ext.data.rows import read_row
+from monai_ext.data.rows import array_lengths, read_row
 from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
 
 # The largest shift, in voxels, between the corners of an image and of its label. In the real Task04_Hippocampus all
@@ -82,10 +82,15 @@ def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> 
     """
     manifest = load_manifest(name)
     folder = dataset_folder(manifest, root)
-    cases = find_cases(manifest, folder)
-    if not cases:
-        raise FileNotFoundError(f"{folder} holds no case of {manifest.name} ({manifest.content['pairs']['images']}).")
-    report = Report(manifest.name, str(folder), is_phantom(folder), case_counts(name, folder))
+    images, damaged = manifest.content["pairs"]["images"], []
+    try:
+        cases = find_cases(manifest, folder)
+    except ValueError as error:  # an archive of arrays
+        cases, damaged = [], [Finding(images, "unreadable", str(error))]
+    if not cases and not damaged:
+        raise FileNotFoundError(f"{folder} holds no case of {manifest.name} ({images}).")
+    report = Report(manifest.name, str(folder), is_phantom(folder), count_cases(manifest, cases), damaged)
+    report.findings.extend(_unlabelled_rows(manifest, cases))
     report.findings.extend(_listed_but_absent(manifest, folder, {files.case for files in cases}))
     report.findings.extend(_foreign(manifest, folder))
     report.findings.extend(_in_no_split(manifest, [files.case for files in cases]))
@@ -108,6 +113,16 @@ def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> l
     return [
         Finding(case, "missing", "listed in dataset.json, but image and label are missing")
         for case in sorted(cases - present)
+    ]
+
+
+def _unlabelled_rows(manifest: Manifest, cases: list[CaseFiles]) -> list[Finding]:
+    """Arrays with more images than labels; a label without an image is found with its case."""
+    lengths = array_lengths(cases[0].row.path) if cases and cases[0].row is not None else {}
+    return [
+        Finding(names["images"], "missing", f"{more} of {lengths[names['images']]} images have no label")
+        for names in manifest.arrays.values()
+        if (more := lengths.get(names["images"], 0) - lengths.get(names["labels"], 0)) > 0
     ]
 
 
@@ -211,11 +226,14 @@ def _check_boxes(manifest: Manifest, path: Path, image: Volume | None, found: An
 def _check_row(manifest: Manifest, files: CaseFiles, found: Any) -> None:
     dims, channels = manifest.content["spatial_dims"], manifest.content.get("channels", 1)
     try:
-        label_of_row(manifest, files.row)
         voxels = read_row(str(files.row))
     except (OSError, ValueError) as error:
         found("unreadable", str(error))
         return
+    try:
+        label_of_row(manifest, files.row)
+    except ValueError as error:
+        found("label range", str(error))
     if voxels.dtype.kind not in "biuf":
         found("unreadable", f"its voxels are {voxels.dtype}, not numbers")
     elif voxels.ndim != dims + (channels > 1) or 0 in voxels.shape:
