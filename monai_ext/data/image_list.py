@@ -11,15 +11,15 @@ from monai_ext.data.boxes import read_boxes
 from monai_ext.data.manifest import Manifest, load_manifest
 from monai_ext.data.pictures import is_picture
 from monai_ext.data.readers import is_dicom, is_nifti
-from monai_ext.data.rows import Row, array_lengths
+from monai_ext.data.rows import Row, array_lengths, file_behind
 
 
 def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> list[str]:
     """What to run inference on: NIfTI files, DICOM series, pictures.
 
-    ``path`` may be one file, a folder of NIfTI files, the folder of one DICOM series, a folder of pictures, a folder
-    of such folders, or a data set in the Decathlon's layout (its ``imagesTs``, else its ``imagesTr``). Hidden files
-    are passed over.
+    ``path`` may be one file, the address of a row of an archive, a folder of NIfTI files, the folder of one DICOM
+    series, a folder of pictures, a folder of such folders, or a data set in the Decathlon's layout (its ``imagesTs``,
+    else its ``imagesTr``). Hidden files are passed over.
 
     Args:
         path: the file or folder.
@@ -35,7 +35,7 @@ def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | Non
         FileNotFoundError: nothing there, or no image in it.
     """
     root = Path(path).expanduser()
-    if root.is_file():
+    if file_behind(root).is_file():
         return [str(root)]
     if not root.is_dir():
         raise FileNotFoundError(f"no file or folder {root}; give dataset_dir the path of a scan or a folder of scans.")
@@ -60,7 +60,7 @@ def items_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None
 
     Raises:
         FileNotFoundError: nothing there, or no image in it.
-        ValueError: a damaged archive or file of boxes.
+        ValueError: a damaged archive or file of boxes; no row or box at all.
     """
     manifest = load_manifest(dataset) if dataset is not None else None
     if manifest is not None and manifest.arrays:
@@ -71,7 +71,12 @@ def items_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None
     if manifest is None or "boxes" not in manifest.content["pairs"]:
         return [{"image": image} for image in images]
     folder = Path(manifest.content["pairs"]["boxes"]).parent
-    return [entry for image in images for entry in _boxes_in(Path(image), folder)]
+    entries = [entry for image in images for entry in _boxes_in(Path(image), folder)]
+    if not entries:
+        raise ValueError(
+            f"no picture in {path} has a box with an area; take the files of boxes away to classify whole pictures."
+        )
+    return entries
 
 
 def _rows_in(path: Path, manifest: Manifest) -> list[Row]:
@@ -80,8 +85,12 @@ def _rows_in(path: Path, manifest: Manifest) -> list[Row]:
     for archive in archives:
         if archive.is_file():
             lengths = array_lengths(archive)
-            arrays = [entry["images"] for entry in manifest.arrays.values() if entry["images"] in lengths]
-            return [Row(archive, array, row) for array in arrays for row in range(lengths[array])]
+            arrays = [entry["images"] for entry in manifest.arrays.values()]
+            rows = [Row(archive, array, row) for array in arrays for row in range(lengths.get(array, 0))]
+            if not rows:
+                held = ", ".join(lengths) or "nothing"
+                raise ValueError(f"{archive} has no row in any of {', '.join(arrays)}; it holds {held}.")
+            return rows
     return []
 
 

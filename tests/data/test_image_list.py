@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from monai_ext.data.image_list import images_in
+from monai_ext.data.image_list import images_in, items_in
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -97,3 +98,74 @@ def test_labels_told_by_their_folder_only(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "imagesTr"):
         (found,) = images_in(root, dataset="task04_hippocampus")
         assert found == str(tmp_path / "imagesTr/hippocampus_001.nii.gz")
+
+
+# what to classify
+
+
+def boxed(path: Path, *corners: tuple[int, int, int, int]) -> None:
+    names = ("xmin", "ymin", "xmax", "ymax")
+    objects = [
+        f"<object><bndbox>{''.join(f'<{n}>{value}</{n}>' for n, value in zip(names, box))}</bndbox></object>"
+        for box in corners
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"<annotation>{''.join(objects)}</annotation>")
+
+
+@pytest.mark.parametrize("where", ["beside", "in the data set's folder"])
+def test_boxes_of_pictures(tmp_path: Path, where: str) -> None:
+    """Whatever they are called; an empty one is passed over and counts, a picture without boxes is taken whole."""
+    pictures = fill(tmp_path / "JPEGImages", "a.jpg", "b.jpg", "c.png")
+    boxes = pictures if where == "beside" else tmp_path / "Annotations"
+    boxed(boxes / "a.xml", (1, 2, 3, 4), (5, 5, 5, 9), (0, 0, 8, 8))
+    boxed(boxes / "c.xml", (4, 5, 6, 7))
+    for path in (pictures, tmp_path):
+        assert items_in(path, 2, "bccd") == [
+            {"image": str(pictures / "a.jpg"), "box": [1, 2, 3, 4], "case": "a_001", "group": "a"},
+            {"image": str(pictures / "a.jpg"), "box": [0, 0, 8, 8], "case": "a_003", "group": "a"},
+            {"image": str(pictures / "b.jpg")},
+            {"image": str(pictures / "c.png"), "box": [4, 5, 6, 7], "case": "c_001", "group": "c"},
+        ]
+    assert items_in(pictures, 2) == [{"image": str(pictures / name)} for name in ("a.jpg", "b.jpg", "c.png")]
+    assert items_in(pictures / "c.png", 2, "bccd")[0]["box"] == [4, 5, 6, 7]
+
+
+def test_boxes_that_leave_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg")
+    boxed(tmp_path / "a.xml", (5, 5, 5, 9))
+    with pytest.raises(ValueError, match=rf"no picture in {tmp_path} has a box with an area"):
+        items_in(tmp_path, 2, "bccd")
+    (tmp_path / "a.xml").write_text("no xml")
+    with pytest.raises(ValueError, match=r"a\.xml is no XML"):
+        items_in(tmp_path, 2, "bccd")
+
+
+def test_rows_of_an_archive(tmp_path: Path) -> None:
+    """With or without labels, whatever it is called; what is no archive stays an image."""
+    name, folder = "adrenalmnist3d_64.npz", tmp_path / "adrenalmnist3d"
+    folder.mkdir()
+    np.savez(folder / name, test_images=np.zeros((2, 3, 3, 3)), val_images=np.zeros((1, 3, 3, 3)), other=np.zeros(9))
+    mine = tmp_path / "mine.NPZ"
+    mine.write_bytes((folder / name).read_bytes())
+    for path, archive in ((folder, folder / name), (tmp_path, folder / name), (mine, mine)):
+        assert items_in(path, dataset="adrenalmnist3d") == [
+            {"image": f"{archive}::{array}[{row}]", "case": f"{array}_{row:04d}"}
+            for array, row in (("val_images", 0), ("test_images", 0), ("test_images", 1))
+        ]
+    address = f"{mine}::test_images[1]"
+    assert items_in(address, dataset="adrenalmnist3d") == [{"image": address}]
+    scans = fill(tmp_path / "scans", "a.nii.gz")
+    assert items_in(scans, dataset="adrenalmnist3d") == [{"image": str(scans / "a.nii.gz")}]
+
+
+def test_archives_without_rows(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3, 3)), test_images=np.zeros((0, 3, 3, 3)))
+    with pytest.raises(ValueError, match=r"a\.npz has no row in any of train_images, .*; it holds images, test_im"):
+        items_in(tmp_path / "a.npz", dataset="adrenalmnist3d")
+    (tmp_path / "a.npz").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.npz is no NumPy archive"):
+        items_in(tmp_path / "a.npz", dataset="adrenalmnist3d")
+    for missing in ("b.npz", "b.npz::test_images[0]"):
+        with pytest.raises(FileNotFoundError, match=r"no file or folder .*b\.npz"):
+            items_in(tmp_path / missing, dataset="adrenalmnist3d")
