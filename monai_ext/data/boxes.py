@@ -1,11 +1,8 @@
-"""Boxes around the objects of a picture, from files of Pascal VOC (XML), and pictures cut out by them."""
+"""Pictures cut out of a larger one by boxes around its objects."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +12,9 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
 from monai_ext.data.case_name import name_of
+from monai_ext.data.pascal_voc import CORNERS
 
-__all__ = ["Box", "CutBoxd", "read_boxes"]
-
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class Box:
-    """An object's name and corners in pixels: xmin, ymin, xmax, ymax."""
-
-    name: str
-    corners: tuple[int, int, int, int]
-
-    @property
-    def empty(self) -> bool:
-        x0, y0, x1, y1 = self.corners
-        return x1 <= x0 or y1 <= y0
-
-
-def read_boxes(path: str | Path) -> list[Box]:
-    """The objects of a file of Pascal VOC, in its order.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or not of this format.
-    """
-    try:
-        root = ElementTree.fromstring(Path(path).read_bytes())
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
-        raise ValueError(f"{path} is no XML ({error}); fetch it again.") from error
-    if root.tag != "annotation":
-        raise ValueError(f"{path} is no file of Pascal VOC: it begins with <{root.tag}>, not with <annotation>.")
-    boxes = []
-    for number, found in enumerate(root.findall("object"), start=1):
-        name = (found.findtext("name") or "").strip()
-        try:
-            corners = tuple(round(float(found.findtext(f"bndbox/{corner}") or "")) for corner in CORNERS)
-        except (ValueError, OverflowError) as error:
-            raise ValueError(
-                f"{path}: object {number} ({name or 'without a name'}) has no {', '.join(CORNERS)}."
-            ) from error
-        boxes.append(Box(name, corners))  # type: ignore[arg-type]
-    return boxes
+__all__ = ["CutBoxd"]
 
 
 class CutBoxd(MapTransform):

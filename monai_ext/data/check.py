@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monai_ext.data.boxes import read_boxes
 from monai_ext.data.datalists import CaseFiles, count_cases, dataset_folder, find_cases, is_phantom, label_of_row
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.rows import array_lengths, read_row
 from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
 

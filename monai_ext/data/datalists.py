@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.data.boxes import read_boxes
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
+from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.rows import Row, read_array
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 
 from monai.data.folder_layout import default_name_formatter
 
-from monai_ext.data.boxes import read_boxes
 from monai_ext.data.manifest import Manifest, load_manifest
+from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.pictures import is_picture
 from monai_ext.data.readers import is_dicom, is_nifti
 from monai_ext.data.rows import Row, array_lengths, file_behind

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_ext.data.boxes import CORNERS, Box
+from monai_ext.data.pascal_voc import CORNERS, Box
 
 WIDTH, HEIGHT = 640, 480
 # red, green, blue

@@ -9,7 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.data.boxes import Box, CutBoxd, read_boxes
+from monai_ext.data.boxes import CutBoxd
+from monai_ext.data.pascal_voc import Box, read_boxes
 
 
 def voc(*objects: str, start: str = "") -> str:

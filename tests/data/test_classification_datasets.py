@@ -17,8 +17,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from monai_ext.data import case_counts, datalist, load_manifest
-from monai_ext.data.boxes import read_boxes
 from monai_ext.data.check import check_dataset
+from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.phantom import PHANTOMS, draw_phantom
 from monai_ext.data.rows import array_lengths, read_array, read_row
 

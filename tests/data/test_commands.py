@@ -111,3 +111,12 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing(repository: Path, tmp_path: P
     said += rest
     assert process.returncode == 130 and "Interrupted." in said and "Traceback" not in said
     assert not any(root.iterdir())
+
+
+def test_commands_start_without_torch(repository: Path) -> None:
+    """They answer at once: PyTorch and MONAI take seconds to import."""
+    modules = "monai_ext.data.commands, monai_ext.data.check, monai_ext.data.download"
+    code = f"import sys, {modules}; print({{'torch', 'monai'}} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == "set()", result.stdout + result.stderr
