@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 from monai.networks.blocks import Convolution, ResidualUnit
 
+from monai_ext.blocks.norms import allow_tiny_maps
+
 
 class ConvStem(nn.Module):
     """Convolutions of stride 2 down to the grid of the patches, each followed by residual blocks.
@@ -54,7 +56,7 @@ class ConvStem(nn.Module):
                 for _ in range(depth)
             ]
             in_channels = channels
-        self.layers = nn.Sequential(*layers)
+        self.layers = allow_tiny_maps(nn.Sequential(*layers))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *size) to (B, dim, *ceil(size / patch_size))."""

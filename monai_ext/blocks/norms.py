@@ -1,4 +1,4 @@
-"""Instance norms that work on maps of any size."""
+"""Instance and batch norms that work on maps of any size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.blocks.image_size import is_unknown
+from monai_ext.mixers.batch_norm import by_running_statistics, is_single
 
 
 class _OneVoxel:
@@ -24,11 +25,31 @@ class AnySizeInstanceNorm3d(_OneVoxel, nn.InstanceNorm3d):
     """Instance norm over (D, H, W); a map of one voxel passes unchanged."""
 
 
-_ANY_SIZE = {nn.InstanceNorm2d: AnySizeInstanceNorm2d, nn.InstanceNorm3d: AnySizeInstanceNorm3d}
+class _OneValue:
+    """One value a channel has no variance, and PyTorch refuses it in training: what is known from before serves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return by_running_statistics(x, self) if is_single(x, self) else super().forward(x)
+
+
+class AnySizeBatchNorm2d(_OneValue, nn.BatchNorm2d):
+    """Batch norm of (B, C, H, W); a single pixel takes the running statistics."""
+
+
+class AnySizeBatchNorm3d(_OneValue, nn.BatchNorm3d):
+    """Batch norm of (B, C, D, H, W); a single voxel takes the running statistics."""
+
+
+_ANY_SIZE = {
+    nn.InstanceNorm2d: AnySizeInstanceNorm2d,
+    nn.InstanceNorm3d: AnySizeInstanceNorm3d,
+    nn.BatchNorm2d: AnySizeBatchNorm2d,
+    nn.BatchNorm3d: AnySizeBatchNorm3d,
+}
 
 
 def allow_tiny_maps(module: nn.Module) -> nn.Module:
-    """Replace, in place, every instance norm below ``module`` by one that takes a map of one voxel."""
+    """Replace, in place, every instance and batch norm below ``module`` by one that takes a map of one voxel."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) in _ANY_SIZE:

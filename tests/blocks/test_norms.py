@@ -36,6 +36,21 @@ def test_allow_tiny_maps(cls: type[nn.Module], options: dict) -> None:
 
 
 def test_other_norms_stay() -> None:
-    net = nn.Sequential(nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3))
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3))
     kept = list(net)
     assert list(allow_tiny_maps(net)) == kept
+
+
+@pytest.mark.parametrize("cls", [nn.BatchNorm2d, nn.BatchNorm3d])
+def test_batch_norm_of_one_value(cls: type[nn.Module]) -> None:
+    dims = 2 if cls is nn.BatchNorm2d else 3
+    plain = nn.Sequential(cls(3, eps=1e-2))
+    for tensor in (plain[0].weight.data, plain[0].bias.data, plain[0].running_mean):
+        nn.init.normal_(tensor)
+    net = allow_tiny_maps(copy.deepcopy(plain))
+    x, voxel = torch.randn(2, 3, *(2,) * dims), torch.randn(1, 3, *(1,) * dims)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        plain(voxel)
+    assert torch.equal(net(voxel), plain.eval()(voxel))
+    assert torch.equal(net(x), plain.train()(x)), "what was alone left no trace in the statistics"
+    assert torch.equal(net.eval()(x), plain.eval()(x))

@@ -27,6 +27,7 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "unetr_16": (MixerUNETR, {**UNETR, "patch_size": 16, "num_layers": 4}),
     "swin": (MixerSwin, {**SWIN, "patch_norm": True}),
     "swin_class": (MixerSwin, {**SWIN, "classification": True, "num_classes": 3}),
+    "swin_conv_class": (MixerSwin, {**SWIN, "classification": True, "num_classes": 3, "stem": "conv", "patch_size": 4}),
     "swin_unetr_v1": (MixerSwinUNETR, {**SWIN, "out_channels": 3}),
     "swin_unetr_v2": (MixerSwinUNETR, {**SWIN, "out_channels": 3, "use_v2": True, "downsample": "mergingv2"}),
 }
@@ -285,6 +286,10 @@ def test_unknown_mixer_and_option(network: str) -> None:
         ("swin", {"depths": (), "num_heads": ()}, "at least one stage"),
         ("swin", {"mixer": ["softmax"] * 3}, "3 entries for 2 stages"),
         ("swin", {"mixer": [["softmax"] * 3, "softmax"]}, "stage 1 has 2 blocks"),
+        ("swin", {"stem": "pool"}, "unknown stem 'pool'; known ones: patch, conv"),
+        ("swin_class", {"stem": "conv", "patch_norm": True}, "patch_norm belongs to stem 'patch'"),
+        ("swin_class", {"stem": "conv", "patch_size": (2, 4)}, r"2, 4, 8 ... along every axis, got \(2, 4\)"),
+        ("swin_class", {"stem": "conv", "patch_size": 6}, r"2, 4, 8 ... along every axis, got \(6, 6\)"),
         ("swin_unetr_v1", {"attn_drop_rate": -1}, "attn_drop_rate must lie between 0 and 1, got -1"),
         ("swin_unetr_v1", {"dropout_path_rate": 1.1}, "dropout_path_rate must lie between 0 and 1, got 1.1"),
         ("swin_unetr_v1", {"downsample": "pool"}, "'pool'; known ones: merging, mergingv2, merging_before_1_5"),

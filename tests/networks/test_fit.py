@@ -74,7 +74,12 @@ def test_fixed_grids(mixer: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
     "block",
-    [{"mlp": "kan"}, {"conditional_position": True}, {"local_concentration": True, "conditional_position": 2}],
+    [
+        {"mlp": "kan"},
+        {"conditional_position": True},
+        {"local_concentration": True, "conditional_position": 2},
+        {"layer_scale": 0.1},
+    ],
     ids=str,
 )
 def test_parts_of_blocks(network: str, block: dict, dims: int) -> None:
@@ -96,6 +101,9 @@ def test_unknown_parts_of_blocks() -> None:
         build("unetr", "softmax", 2, block={"mlp": "kann"})
     with pytest.raises(ValueError, match="conditional_position must be 0, 1 or 2, got 3"):
         build("swin_unetr", "softmax", 2, block={"conditional_position": 3})
+    for scale in ("small", float("nan"), True):
+        with pytest.raises(ValueError, match="layer_scale must be a number or null"):
+            build("vit", "softmax", 2, block={"layer_scale": scale})
 
 
 @pytest.mark.parametrize("network", ["vit", "unetr"])
