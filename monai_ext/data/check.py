@@ -6,30 +6,14 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from monai_ext.data.datalists import CaseFiles, count_cases, dataset_folder, find_cases, is_phantom, label_of_row
+from monai_ext.data.check_case import Finding, check_case, some
+from monai_ext.data.datalists import CaseFiles, count_cases, dataset_folder, find_cases, is_phantom
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
-from monai_ext.data.pascal_voc import read_boxes
-from monai_ext.data.rows import array_lengths, read_row
-from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
-
-# The largest shift, in voxels, between the corners of an image and of its label. In the real Task04_Hippocampus all
-# pairs agree exactly; rounding an affine to float32 shifts corners by about 1e-4, and 1e-2 is still invisible.
-TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with one case; a warning does not fail the check."""
-
-    case: str
-    kind: str
-    message: str
-    warning: bool = False
+from monai_ext.data.rows import array_lengths, prefix_of
+from monai_ext.data.tables import read_tables
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,7 @@ class Report:
         lines.append(
             f"{counts['present']} of {counts['official']} official cases present, {counts['absent']} absent; "
             + ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+            + (f"; passed over {counts['passed_over']}" if "passed_over" in counts else "")
         )
         problems = sum(not finding.warning for finding in self.findings)
         warnings = len(self.findings) - problems
@@ -78,14 +63,14 @@ def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> 
     """Reads every voxel of every case below `root`.
 
     Raises:
-        FileNotFoundError: no such folder, or no case in it; everything else is in the report.
+        FileNotFoundError: no such folder, no case or no table of its classes in it; the rest is in the report.
     """
     manifest = load_manifest(name)
     folder = dataset_folder(manifest, root)
     images, damaged = manifest.content["pairs"]["images"], []
     try:
         cases = find_cases(manifest, folder)
-    except ValueError as error:  # an archive of arrays
+    except ValueError as error:  # of an archive of arrays, or of a table
         cases, damaged = [], [Finding(images, "unreadable", str(error))]
     if not cases and not damaged:
         raise FileNotFoundError(f"{folder} holds no case of {manifest.name} ({images}).")
@@ -93,6 +78,8 @@ def check_dataset(name: str | Path, root: str | Path, progress: bool = True) -> 
     report.findings.extend(_unlabelled_rows(manifest, cases))
     report.findings.extend(_listed_but_absent(manifest, folder, {files.case for files in cases}))
     report.findings.extend(_foreign(manifest, folder))
+    report.findings.extend(_in_two_places(manifest, folder))
+    report.findings.extend(_rows_without_image(manifest, folder, cases) if cases else [])
     report.findings.extend(_in_no_split(manifest, [files.case for files in cases]))
     for files in tqdm(cases, desc=f"checking {folder.name}", unit="case", disable=not progress):
         report.findings.extend(check_case(manifest, files))
@@ -105,7 +92,7 @@ def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> l
         return []
     try:
         listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["training"]
-        cases = {case for entry in listed if (case := manifest.case_of(Path(entry["image"]))) is not None}
+        cases = {case for entry in listed if (case := manifest.case_of(folder / entry["image"])) is not None}
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -118,12 +105,20 @@ def _listed_but_absent(manifest: Manifest, folder: Path, present: set[str]) -> l
 
 def _unlabelled_rows(manifest: Manifest, cases: list[CaseFiles]) -> list[Finding]:
     """Arrays with more images than labels; a label without an image is found with its case."""
-    lengths = array_lengths(cases[0].row.path) if cases and cases[0].row is not None else {}
-    return [
-        Finding(names["images"], "missing", f"{more} of {lengths[names['images']]} images have no label")
-        for names in manifest.arrays.values()
-        if (more := lengths.get(names["images"], 0) - lengths.get(names["labels"], 0)) > 0
-    ]
+    findings = []
+    archive = cases[0].row.path if cases and cases[0].row is not None else None
+    for names in manifest.arrays.values() if archive is not None else ():
+        paths = {kind: archive.with_name(names.get(f"{kind}_file", archive.name)) for kind in ("images", "labels")}
+        if not all(path.exists() for path in paths.values()):
+            continue  # a split that was not fetched, or the finding of its rows
+        try:
+            images, labels = (array_lengths(path).get(names[kind], 0) for kind, path in paths.items())
+        except ValueError:  # the finding of its rows, too
+            continue
+        if images > labels:
+            found = f"{images - labels} of {images} images have no label"
+            findings.append(Finding(prefix_of(paths["images"].name, names["images"]), "missing", found))
+    return findings
 
 
 def _foreign(manifest: Manifest, folder: Path) -> list[Finding]:
@@ -138,156 +133,36 @@ def _foreign(manifest: Manifest, folder: Path) -> list[Finding]:
     ]
 
 
+def _in_two_places(manifest: Manifest, folder: Path) -> list[Finding]:
+    """Cases with several images, of which one only would be used."""
+    places: dict[str, list[str]] = {}
+    for path in [] if manifest.arrays else sorted(folder.glob(manifest.content["pairs"]["images"])):
+        case = manifest.case_of(path)
+        if case is not None:
+            places.setdefault(case, []).append(path.relative_to(folder).as_posix())
+    return [
+        Finding(case, "twice", f"several images, of which one is used: {some(names)}")
+        for case, names in places.items()
+        if len(names) > 1
+    ]
+
+
+def _rows_without_image(manifest: Manifest, folder: Path, cases: list[CaseFiles]) -> list[Finding]:
+    """What tables name and the folder lacks, a sentence a table: whoever has a part of the data has whole tables."""
+    present = {manifest.group_of(files.case) for files in cases}
+    absent: dict[Path, list[str]] = {}
+    for name, verdict in read_tables(manifest, folder).items():
+        if name not in present:
+            absent.setdefault(verdict.table, []).append(name)
+    return [
+        Finding(table.name, "no image", f"{len(names)} of its cases have no image here: {some(sorted(names))}", True)
+        for table, names in absent.items()
+    ]
+
+
 def _in_no_split(manifest: Manifest, cases: list[str]) -> list[Finding]:
     return [
         Finding(case, "no split", "in none of the manifest's lists, so neither trained nor tested on", True)
         for case in cases
         if manifest.split_of(case) is None and case not in manifest.unpaired
     ]
-
-
-def check_case(manifest: Manifest, files: CaseFiles) -> list[Finding]:
-    """Everything wrong with one case's image, its label, and the two together."""
-    findings: list[Finding] = []
-
-    def found(kind: str, message: str, warning: bool = False) -> None:
-        findings.append(Finding(files.case, kind, message, warning))
-
-    if files.row is not None:
-        _check_row(manifest, files, found)
-        return findings
-    volumes: dict[str, Volume] = {}
-    kinds = {"image": files.image, "label": files.label}
-    if "second_labels" in manifest.content["pairs"]:
-        kinds["second label"] = files.second
-    for kind, path in kinds.items():
-        if path is None and kind == "second label":
-            found("no second observer", "the second observer's label is missing", warning=True)
-        elif path is None and files.case in manifest.unpaired:
-            found("unpaired", f"the {kind} is not published: the case is passed over", warning=True)
-        elif path is None:
-            found("missing", f"the {kind} is missing")
-        elif kind == "label" and "boxes" in manifest.content["pairs"]:
-            _check_boxes(manifest, path, volumes.get("image"), found)
-        else:
-            volume = _check_file(kind, path, manifest, found)
-            if volume is not None:
-                volumes[kind] = volume
-    for kind in ("label", "second label"):
-        if "image" in volumes and kind in volumes:
-            _check_grids(volumes["image"], volumes[kind], kind, found)
-    return findings
-
-
-def _check_file(kind: str, path: Path, manifest: Manifest, found: Any) -> Volume | None:
-    """A file's volume, None where it cannot be compared with others."""
-    classes = kind != "image" and bool(manifest.labels)
-    dims = manifest.content["spatial_dims"]
-    try:
-        volume = read_volume(path, classes)
-    except UnreadableError as error:
-        found("unreadable", f"{kind} {path.name}: {error}")
-        return None
-    if len(volume.shape) != dims or 0 in volume.shape:
-        found("dimensions", f"{kind} is {_size(volume.shape)}: expected {dims} dimensions")
-        return None
-    channels = 1 if classes else manifest.content.get("channels", volume.channels)
-    if volume.channels != channels:
-        found("channels", f"{kind} has {volume.channels} channels: expected {channels}")
-    elif classes:
-        _check_label(volume.voxels, manifest, kind, found)
-    else:
-        _check_image(volume.voxels, kind, found)
-    return volume
-
-
-def _check_boxes(manifest: Manifest, path: Path, image: Volume | None, found: Any) -> None:
-    try:
-        boxes = read_boxes(path)
-    except (OSError, ValueError) as error:
-        found("unreadable", f"boxes {path.name}: {error}")
-        return
-    if not boxes:
-        found("empty label", "no box", warning=True)
-    for number, box in enumerate(boxes, start=1):
-        if box.name not in manifest.values:
-            known = _some(map(str, manifest.values))
-            found("label range", f"box {number} is called {box.name!r}: the classes are called {known}")
-        elif box.empty:
-            found("empty box", f"box {number} {box.corners} has no area: it is passed over", warning=True)
-        elif image is not None and (
-            min(box.corners) < 0 or box.corners[2] > image.shape[0] or box.corners[3] > image.shape[1]
-        ):
-            found(
-                "outside", f"box {number} {box.corners} leaves the picture of {_size(image.shape)} pixels", warning=True
-            )
-
-
-def _check_row(manifest: Manifest, files: CaseFiles, found: Any) -> None:
-    dims, channels = manifest.content["spatial_dims"], manifest.content.get("channels", 1)
-    try:
-        voxels = read_row(str(files.row))
-    except (OSError, ValueError) as error:
-        found("unreadable", str(error))
-        return
-    try:
-        label_of_row(manifest, files.row)
-    except ValueError as error:
-        found("label range", str(error))
-    if voxels.dtype.kind not in "biuf":
-        found("unreadable", f"its voxels are {voxels.dtype}, not numbers")
-    elif voxels.ndim != dims + (channels > 1) or 0 in voxels.shape:
-        found("dimensions", f"image is {_size(voxels.shape)}: expected {dims} dimensions of {channels} channels")
-    elif channels > 1 and voxels.shape[-1] != channels:
-        found("channels", f"image has {voxels.shape[-1]} channels: expected {channels}")
-    else:
-        _check_image(voxels, "image", found)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _check_image(voxels: np.ndarray, kind: str, found: Any) -> None:
-    broken = voxels.size - np.count_nonzero(np.isfinite(voxels))
-    if broken:
-        found("not finite", f"{broken} of {voxels.size} voxels of the {kind} are NaN or infinite")
-    elif voxels.min() == voxels.max():
-        found("constant", f"every voxel of the {kind} is {voxels.flat[0]:g}")
-
-
-def _check_label(voxels: np.ndarray, manifest: Manifest, kind: str, found: Any) -> None:
-    values = np.unique(voxels)
-    whole = values[np.isfinite(values) & (values == np.round(values))]
-    if len(whole) < len(values):
-        odd = [f"{value:g}" for value in values if value not in whole]
-        found("not an integer", f"the {kind} holds {_some(odd)}")
-    strange = [f"{value:g}" for value in whole if value not in manifest.values]
-    if strange:
-        stored = "" if manifest.values == manifest.labels else " stored as"
-        known = _some(map(str, manifest.values))
-        found("label range", f"the {kind} holds {_some(strange)}: the classes are{stored} {known}")
-    if len(values) == 1 and values[0] == manifest.values[0]:
-        found("empty label", "only background", warning=True)
-
-
-def _check_grids(image: Volume, label: Volume, name: str, found: Any) -> None:
-    if image.shape != label.shape:
-        found("grids differ", f"image {_size(image.shape)} voxels, {name} {_size(label.shape)} voxels")
-        return
-    for kind, affine in (("image", image.affine), (name, label.affine)):
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-            found("affine", f"the {kind}'s affine cannot be inverted")
-            return
-    # corners in world coordinates, and the label's corners in voxels of the image
-    corners = np.array(list(np.ndindex(*(2,) * len(image.shape))) * np.array([n - 1 for n in image.shape]), dtype=float)
-    corners = np.pad(corners, ((0, 0), (0, 3 - len(image.shape))))
-    shift = np.linalg.solve(image.affine, label.affine) - np.eye(4)
-    distance = np.abs(np.pad(corners, ((0, 0), (0, 1)), constant_values=1) @ shift.T).max()
-    if distance > TOLERANCE:
-        found("grids differ", f"image and {name} are up to {distance:.3g} voxels apart (affines differ)")
-
-
-def _some(items: Any, most: int = 5) -> str:
-    items = list(items)
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

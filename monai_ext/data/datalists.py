@@ -16,6 +16,7 @@ from typing import Any
 from monai_ext.data.manifest import SPLITS, Manifest, load_manifest
 from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.rows import Row, read_array
+from monai_ext.data.tables import Verdict, read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ PHANTOM_MARK = "Phantom: made-up data drawn by monai_ext"
 class CaseFiles:
     """A case's files; each is None where it is missing, `second` also where there is no second observer.
 
-    A case that is a row of an array has `row`, and the archive is its image and its label.
+    A case that is a row of an array has `row`, and the files of the arrays are its image and its label; one whose
+    class stands in a table has `verdict`, and the table is its label.
     """
 
     case: str
@@ -34,6 +36,17 @@ class CaseFiles:
     label: Path | None
     second: Path | None = None
     row: Row | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be used: with image and label, and not passed over."""
+        return self.image is not None and self.label is not None and not self.passed_over
+
+    @property
+    def passed_over(self) -> str:
+        """Why a table leaves it out; empty where none does."""
+        return self.verdict.passed_over if self.verdict else ""
 
 
 def fetch_command(manifest: Manifest, root: Path) -> str:
@@ -58,8 +71,9 @@ def dataset_folder(manifest: Manifest, root: str | Path) -> Path:
     root = Path(root).expanduser()
     pattern = manifest.content["pairs"]["images"]
     images, *below = Path(pattern).parts
+    by_name = not below or "*" in images  # the first folder is one of many
     for folder in (root / manifest.folder, root):
-        if (folder / images).is_dir() if below else has_images(manifest, folder):
+        if has_images(manifest, folder) if by_name else (folder / images).is_dir():
             return folder
     way = "fetch it with" if manifest.content["access"]["kind"] == "open" else "how to get it is told by"
     raise FileNotFoundError(
@@ -83,57 +97,84 @@ def has_images(manifest: Manifest, folder: Path) -> bool:
 
 
 def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
-    """Every case with an image or a label, sorted by case; foreign files are passed over."""
+    """Every case with an image or a label, sorted by case; foreign files are passed over.
+
+    Raises:
+        FileNotFoundError: a table with the classes is missing.
+        ValueError: a table cannot be read.
+    """
     pairs = manifest.content["pairs"]
+    if manifest.arrays:
+        return _rows(manifest, folder)
     images, labels, boxes, second = (
         {case: path for path in folder.glob(pairs[kind]) if (case := manifest.case_of(path)) is not None}
         if kind in pairs
         else {}
         for kind in ("images", "labels", "boxes", "second_labels")
     )
-    if manifest.arrays:
-        return [files for path in images.values() for files in _rows(manifest, path)]
-    labels |= boxes
+    if manifest.tables:
+        verdicts = read_tables(manifest, folder)
+        found = [(case, images[case], verdicts.get(manifest.group_of(case))) for case in sorted(images)]
+        return [CaseFiles(case, image, said.table if said else None, verdict=said) for case, image, said in found]
+    labels |= images if manifest.clean else boxes
     return [
         CaseFiles(case, images.get(case), labels.get(case), second.get(case))
         for case in sorted(images.keys() | labels.keys() | second.keys())
     ]
 
 
-def _rows(manifest: Manifest, path: Path) -> list[CaseFiles]:
-    rows = [
-        Row(path, entry["images"], number)
-        for entry in manifest.arrays.values()
-        for number in range(len(read_array(path, entry["labels"])))
-    ]
-    return [CaseFiles(row.case, path, path, row=row) for row in rows]
+def _rows(manifest: Manifest, folder: Path) -> list[CaseFiles]:
+    """The rows of the archive, or of those files that are there, in the order of the splits."""
+    archives = [path for path in folder.glob(manifest.content["pairs"]["images"]) if manifest.case_of(path) is not None]
+    rows = []
+    for split in SPLITS:
+        entry = manifest.arrays[split]
+        for path in archives:
+            if entry.get("images_file", path.name) != path.name:
+                continue
+            first = Row(path, entry["images"], 0)
+            labels, name = manifest.label_array_of(first)
+            # without labels nothing tells the rows but the images
+            number = len(read_array(labels, name)) if labels.exists() else 1
+            rows += [
+                CaseFiles(row.case, path, labels if labels.exists() else None, row=row)
+                for row in (Row(path, entry["images"], index) for index in range(number))
+            ]
+    return rows
 
 
 def case_counts(name: str | Path, root: str | Path) -> dict[str, int]:
-    """Numbers of cases: `official`, `present` (image and label), `absent`, and present ones by split."""
+    """Numbers of cases, or of groups where cases have such: `official`, `present` (image and label), `absent`, and
+    present ones by split; `passed_over`, where a table leaves out some that are there.
+    """
     manifest = load_manifest(name)
     return count_cases(manifest, find_cases(manifest, dataset_folder(manifest, root)))
 
 
 def count_cases(manifest: Manifest, cases: list[CaseFiles]) -> dict[str, int]:
     """As `case_counts`, of cases that were found."""
-    whole = [files.case for files in cases if files.image and files.label]
-    by_split = Counter(manifest.split_of(case) for case in whole)
-    counts = {"official": manifest.cases, "present": len(whole), "absent": max(0, manifest.cases - len(whole))}
+    splits = {manifest.group_of(files.case): manifest.split_of(files.case) for files in cases if files.whole}
+    passed_over = len({manifest.group_of(files.case) for files in cases if files.passed_over})
+    absent = max(0, manifest.cases - len(splits) - passed_over)
+    counts = {"official": manifest.cases, "present": len(splits), "absent": absent}
+    counts |= {"passed_over": passed_over} if passed_over else {}
+    by_split = Counter(splits.values())
     return counts | {split: by_split[split] for split in SPLITS}
 
 
 def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, Any]]:
     """`{"image", "label", "case"}` of every present case of a split (or of "all"), sorted by case.
 
-    `"second_label"` is a second observer's, where there is one. To classify, the label is the number of the class; of
-    a picture with boxes every box is an entry, with its corners in `"box"` and the picture's case in `"group"`. Cases
-    that the official data set has and `root` has not are counted in a warning, and so are those that the official
-    data set has only half of.
+    `"second_label"` is a second observer's, where there is one. To classify, the label is the number of the class, or
+    a list of 0 and 1 where several classes may hold at once; of a picture with boxes every box is an entry, with its
+    corners in `"box"` and the picture's case in `"group"`, which else is a case's patient where the manifest knows
+    such. Where images are their own references, both paths are the same; of slices over time every one is an entry,
+    with its number in `"slice"` (see `TakeTimeSliced`). Cases that the official data set has and `root` has not are
+    counted in a warning, and so are those that the official data set has only half of or that a table leaves out.
 
     Raises:
-        ValueError: unknown data set or split; a split without any present case.
-        FileNotFoundError: no such folder; an image without its label.
+        ValueError: unknown data set or split; a split without any present case; a table that cannot be understood.
+        FileNotFoundError: no such folder; an image without its label; no table.
     """
     manifest = load_manifest(name)
     if split not in (*SPLITS, "all"):
@@ -145,7 +186,7 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, A
     if unlabelled:
         shown = ", ".join(unlabelled[:3]) + (f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else "")
         raise FileNotFoundError(
-            f"No label for {shown} in {folder}: expected under the same name in {_labels_of(manifest)}; "
+            f"No label for {shown} in {folder}: expected {_labels_of(manifest)}; "
             f"see `python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
         )
     counts = count_cases(manifest, cases)
@@ -160,10 +201,12 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, A
     unpaired = [files.case for files in half if files.case in manifest.unpaired]
     if unpaired:
         logger.warning("%s: passed over, the other half of the pair is not published: %s.", folder, ", ".join(unpaired))
+    for reason, number in Counter(files.passed_over for files in cases if files.passed_over).items():
+        logger.warning("%s: %d cases passed over: %s.", folder, number, reason)
     entries = [
         entry
         for files in cases
-        if files.image and files.label and split in ("all", manifest.split_of(files.case))
+        if files.whole and split in ("all", manifest.split_of(files.case))
         for entry in _entries(manifest, files)
     ]
     if not entries:
@@ -175,8 +218,13 @@ def datalist(name: str | Path, root: str | Path, split: str) -> list[dict[str, A
 
 
 def _labels_of(manifest: Manifest) -> str:
+    """Where a missing label was looked for."""
     pairs = manifest.content["pairs"]
-    return pairs.get("labels") or pairs.get("boxes") or pairs["images"]
+    if manifest.tables:
+        return f"a row in {' or '.join(table['file'] for table in manifest.tables)}"
+    if manifest.arrays:
+        return f"its array in {', '.join(sorted({entry.get('labels_file', '') for entry in manifest.arrays.values()}))}"
+    return f"under the same name in {pairs.get('labels') or pairs.get('boxes')}"
 
 
 def _entries(manifest: Manifest, files: CaseFiles) -> list[dict[str, Any]]:
@@ -185,21 +233,41 @@ def _entries(manifest: Manifest, files: CaseFiles) -> list[dict[str, Any]]:
         return [{"image": str(files.row), "label": label_of_row(manifest, files.row), "case": files.case}]
     if "boxes" in manifest.content["pairs"]:
         return _boxes(manifest, files)
-    second = {"second_label": str(files.second)} if files.second else {}
-    return [{"image": str(files.image), "label": str(files.label), "case": files.case} | second]
+    if manifest.slices:
+        return _slices(manifest, files)
+    entry = {"image": str(files.image), "label": str(files.label), "case": files.case}
+    if files.verdict is not None:
+        if files.verdict.problem:
+            raise ValueError(f"{files.verdict.table}, case {files.case}: {files.verdict.problem}.")
+        entry |= {"label": files.verdict.label}
+    group = {"group": manifest.group_of(files.case)} if "group" in manifest.content["pairs"] else {}
+    return [entry | group | ({"second_label": str(files.second)} if files.second else {})]
+
+
+def _slices(manifest: Manifest, files: CaseFiles) -> list[dict[str, Any]]:
+    from monai_ext.data.volume_files import count_slices  # readers of all kinds: only where they are needed
+
+    image = str(files.image)
+    return [
+        {"image": image, "label": image, "slice": index, "case": f"{files.case}_{index:02d}", "group": files.case}
+        for index in range(count_slices(Path(image)))
+    ]
 
 
 def label_of_row(manifest: Manifest, row: Row) -> int:
     """The class of a row.
 
     Raises:
-        ValueError: a value that is no class of the manifest.
+        ValueError: a value that is no class of the manifest, or no label for this row.
     """
-    (name,) = (entry["labels"] for entry in manifest.arrays.values() if entry["images"] == row.array)
-    values = read_array(row.path, name)[row.row].ravel().tolist()
+    path, name = manifest.label_array_of(row)
+    array = read_array(path, name)
+    if row.row >= len(array):
+        raise ValueError(f"{path} has no row {row.row} in {name}: it holds {len(array)}.")
+    values = array[row.row].ravel().tolist()
     if len(values) != 1 or values[0] not in manifest.values:
         known = ", ".join(map(str, manifest.values))
-        raise ValueError(f"{row.path}: row {row.row} of {name} is {values}, the classes are {known}.")
+        raise ValueError(f"{path}: row {row.row} of {name} is {values}, the classes are {known}.")
     return manifest.labels[manifest.values.index(values[0])]
 
 

@@ -70,24 +70,26 @@ def fetch(
 def _explain_access(manifest: Manifest, root: Path, url: str | None, force: bool) -> None:
     """Says how to get by hand what no program can fetch; silent where all is there, or a mirror was given."""
     access, target = manifest.content["access"], root / manifest.folder
+    if access["kind"] == "open" or (target.is_dir() and any(target.iterdir()) and _present(manifest, target, force)):
+        return
+    put = f"Put the files so that {target / manifest.content['pairs']['images']} is there"
+    see = (
+        "then see whether all is well with "
+        f"`python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
+    )
     if access["kind"] == "request":
         where = f" ({access['url']})" if "url" in access else ""
         raise FetchError(
-            f"{manifest.content['title']} is handed out by request only{where}: {access['how']} "
-            f"Put what you get into a folder named {manifest.folder}."
+            f"{manifest.content['title']} is handed out by request only{where}: {access['how']} {put}, {see}"
         )
-    if access["kind"] == "open" or (target.is_dir() and any(target.iterdir()) and _present(manifest, target, force)):
-        return
     archives = manifest.archives
     if archives and (url is not None or all((root / archive.name).exists() for archive in archives)):
         return
-    put = f"Put the files so that {target / manifest.content['pairs']['images']} is there"
     if archives:
         put = f"Put {', '.join(archive.name for archive in archives)} into {root} and run this again"
     raise FetchError(
         f"{manifest.content['title']} is free to use ({manifest.content['licence']['spdx']}), but only to be had by "
-        f"hand at {access['url']}: {access['how']} {put}, then see whether all is well with "
-        f"`python -m monai_ext data check {manifest.name} --root {shlex.quote(str(root))}`."
+        f"hand at {access['url']}: {access['how']} {put}, {see}"
     )
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from monai_ext.data.rows import Row, prefix_of
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python >= 3.11
 
@@ -58,7 +60,7 @@ class Manifest:
 
     @property
     def values(self) -> tuple[int | str, ...]:
-        """What the label files hold for each of `labels`."""
+        """What the label files (or tables) hold for each of `labels`."""
         return tuple(entry.get("value", entry["label"]) for entry in self._classes)
 
     @property
@@ -74,6 +76,26 @@ class Manifest:
     def arrays(self) -> Mapping[str, Mapping[str, str]]:
         """Names of the arrays of images and of labels by split; empty where the images are files of their own."""
         return self.content["pairs"].get("arrays", {})
+
+    @property
+    def tables(self) -> tuple[Mapping[str, Any], ...]:
+        """The CSV files that the classes stand in; none where the labels are files."""
+        return tuple(self.content["pairs"].get("tables", ()))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes may hold at once, so that a label is a list of 0 and 1."""
+        return self.content.get("multi_label", False)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the images are their own references."""
+        return self.content["pairs"].get("clean", False)
+
+    @property
+    def slices(self) -> bool:
+        """Whether every slice of an image is an item of its own."""
+        return self.content["pairs"].get("slices", False)
 
     @property
     def unpaired(self) -> frozenset[str]:
@@ -103,25 +125,45 @@ class Manifest:
     def split_of(self, case: str) -> str | None:
         """Train, validation or test, whichever other cases are present; None for a case that no list names.
 
-        By the manifest's lists, by the arrays' own split, or by a seeded hash of the case's name.
+        By the manifest's lists, by the arrays' own split, by the official test cases, or by a seeded hash of the
+        name of the case, or of its group.
         """
         rule = self.content["split"]
         if rule["rule"] == "arrays":
-            names = {entry["images"]: split for split, entry in self.arrays.items()}
-            return names.get(case.rpartition("_")[0])
+            return self._array_splits.get(case.rpartition("_")[0])
         if rule["rule"] == "cases":
             return self.listed.get(case)
-        digest = hashlib.sha256(f"{rule['seed']}/{case}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{rule['seed']}/{self.group_of(case)}".encode()).hexdigest()
         u = int(digest[:8], 16) / 2**32
+        if rule["rule"] == "official":
+            if re.fullmatch(rule["test"], case):
+                return "test"
+            return "validation" if u < rule["validation"] else "train"
         fractions = rule["fractions"]
         if u < fractions["train"]:
             return "train"
         return "validation" if u < round(fractions["train"] + fractions["validation"], 12) else "test"
 
+    @cached_property
+    def _array_splits(self) -> dict[str, str]:
+        return {prefix_of(entry.get("images_file", ""), entry["images"]): split for split, entry in self.arrays.items()}
+
+    def label_array_of(self, row: Row) -> tuple[Path, str]:
+        """The file and the name of the array with the labels of a row's array."""
+        entry = self.arrays[self._array_splits[row.prefix]]
+        return row.path.with_name(entry.get("labels_file", row.path.name)), entry["labels"]
+
     def case_of(self, path: Path) -> str | None:
         """The case that a file belongs to; None for a foreign file, such as the `._*` files of macOS archives."""
-        match = re.fullmatch(self.content["pairs"]["case"], path.name)
+        pattern = self.content["pairs"]["case"]
+        match = re.fullmatch(pattern, "/".join(path.parts[-1 - pattern.count("/") :]))
         return match.group(1) if match else None
+
+    def group_of(self, case: str) -> str:
+        """What the tables call a case, and what stays in one split: the case itself where it has no group."""
+        pattern = self.content["pairs"].get("group")
+        match = re.fullmatch(pattern, case) if pattern is not None else None
+        return match.group(1) if match else case
 
 
 def manifest_folder() -> Traversable:
@@ -180,7 +222,7 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
     if (split["rule"] == "arrays") != bool(arrays):
         message = "the rule arrays and pairs.arrays belong together"
         raise ValueError(f"The manifest {source} is wrong at $.split: {message}.")
-    names = [entry["images"] for entry in arrays.values()]
+    names = [prefix_of(entry.get("images_file", ""), entry["images"]) for entry in arrays.values()]
     if len(set(names)) < len(names):
         raise ValueError(f"The manifest {source} is wrong at $.pairs.arrays: one array is in two splits: {names}.")
     if split["rule"] == "hash":
@@ -188,6 +230,8 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
         if abs(total - 1) > 1e-9:
             message = f"they add up to {total:g}, not to 1"
             raise ValueError(f"The manifest {source} is wrong at $.split.fractions: {message}.")
+    elif split["rule"] == "official":
+        _compiled(split["test"], "$.split.test", source)
     elif split["rule"] == "cases":
         listed = Counter(case for part in SPLITS for case in split[part])
         twice = [case for case, times in listed.items() if times > 1]
@@ -196,16 +240,61 @@ def _check_meaning(content: dict[str, Any], source: Traversable) -> None:
         if len(listed) > content["cases"]:
             message = f"the splits name {len(listed)} cases, more than the {content['cases']} official ones"
             raise ValueError(f"The manifest {source} is wrong at $.cases: {message}.")
+    _check_labels(content, source)
+    for field in ("case", "group"):
+        if field not in content["pairs"]:
+            continue
+        groups = _compiled(content["pairs"][field], f"$.pairs.{field}", source).groups
+        if groups != 1:
+            raise ValueError(f"The manifest {source} is wrong at $.pairs.{field}: it needs one group, not {groups}.")
+
+
+def _check_labels(content: dict[str, Any], source: Traversable) -> None:
+    """Classes, where they come from, and whether the task is one for such labels."""
+
+    def wrong(where: str, message: str) -> ValueError:
+        return ValueError(f"The manifest {source} is wrong at $.{where}: {message}.")
+
     classes = content.get("classes", [])
     for field, entries in (
         ("label", [entry["label"] for entry in classes]),
         ("value", [entry.get("value", entry["label"]) for entry in classes]),
     ):
         if len(set(entries)) != len(entries):
-            raise ValueError(f"The manifest {source} is wrong at $.classes: a {field} stands twice in {entries}.")
+            raise wrong("classes", f"a {field} stands twice in {entries}")
+    pairs, many = content["pairs"], content.get("multi_label", False)
+    if "tables" in pairs and content["task"] != "classification":
+        raise wrong("pairs.tables", f"they hold classes of whole images, and the task is {content['task']}")
+    if many and "tables" not in pairs:
+        raise wrong("multi_label", "only pairs.tables can name several classes at once")
+    if "clean" in pairs and content["task"] != "denoising":
+        raise wrong("pairs.clean", f"a clean image is the reference of a denoising, and the task is {content['task']}")
+    if "slices" in pairs and "clean" not in pairs:
+        raise wrong("pairs.slices", "only images that are their own references (clean) are cut into slices")
+    strange = set(map(int, pairs.get("masks", ()))) - {entry["label"] for entry in classes}
+    if strange:
+        raise wrong("pairs.masks", f"{min(strange)} is no class")
+    labels = {0, 1} if many else {entry["label"] for entry in classes}
+    for number, table in enumerate(pairs.get("tables", ())):
+        where = f"pairs.tables[{number}]"
+        if many == ("label" in table):
+            raise wrong(where, "it needs `label`, the column of the class, or the manifest needs `multi_label`")
+        strange = set(table.get("columns", {})) - ({entry["name"] for entry in classes} if many else set())
+        if strange:
+            raise wrong(f"{where}.columns", f"{sorted(strange)[0]!r} is no class of several at once")
+        strange = set(table.get("values", {}).values()) - labels
+        if strange:
+            raise wrong(f"{where}.values", f"{min(strange)} is none of {sorted(labels)}")
+        if table.get("first", 1 + table.get("names", 1)) <= table.get("names", 1):
+            raise wrong(f"{where}.first", "the data come after the names")
+        for pattern in table.get("values", {}):
+            _compiled(pattern, f"$.{where}.values", source)
+        for rule in table.get("keep", ()):
+            _compiled(rule["pattern"], f"$.{where}.keep", source)
+
+
+def _compiled(pattern: str, where: str, source: Traversable) -> re.Pattern[str]:
     try:
-        groups = re.compile(content["pairs"]["case"]).groups
+        return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"The manifest {source} is wrong at $.pairs.case: {error}.") from error
-    if groups != 1:
-        raise ValueError(f"The manifest {source} is wrong at $.pairs.case: it needs one group, not {groups}.")
+        raise ValueError(f"The manifest {source} is wrong at {where}: {error}.") from error

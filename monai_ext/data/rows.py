@@ -1,4 +1,4 @@
-"""Images that are rows of an array in a NumPy archive (.npz), as MedMNIST has them.
+"""Images that are rows of an array in a NumPy archive (.npz), as MedMNIST has them, or in an HDF5 file (.h5).
 
 `PATH::ARRAY[ROW]` is the address of one, and stands wherever a path may.
 """
@@ -10,14 +10,17 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Row", "array_lengths", "file_behind", "is_row", "parse_row", "read_array", "read_row"]
+from monai_ext.optional import load
 
-_ADDRESS = re.compile(r"(?P<path>.+\.npz)::(?P<array>[^\[\]:]+)\[(?P<row>\d+)\]", re.IGNORECASE | re.DOTALL)
+__all__ = ["Row", "array_lengths", "file_behind", "is_row", "parse_row", "prefix_of", "read_array", "read_row"]
+
+_ADDRESS = re.compile(r"(?P<path>.+\.(?:npz|h5))::(?P<array>[^\[\]:]+)\[(?P<row>\d+)\]", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,19 @@ class Row:
         return f"{self.path}::{self.array}[{self.row}]"
 
     @property
+    def prefix(self) -> str:
+        """What the names of this row and of its neighbours begin with."""
+        return prefix_of(self.path.name, self.array)
+
+    @property
     def case(self) -> str:
         """What the row is called in results."""
-        return f"{self.array}_{self.row:04d}"
+        return f"{self.prefix}_{self.row:04d}"
+
+
+def prefix_of(file: str, array: str) -> str:
+    """What distinguishes an array: its name in an archive, its file's name where each split has a file (HDF5)."""
+    return file[: -len(".h5")] if file.endswith(".h5") else array
 
 
 def parse_row(address: str | os.PathLike) -> Row | None:
@@ -48,11 +61,14 @@ def is_row(address: str | os.PathLike) -> bool:
 
 
 def array_lengths(path: str | os.PathLike) -> dict[str, int]:
-    """The arrays of an archive and how many rows each has, from their headers alone.
+    """The arrays of a file and how many rows each has, from their headers alone.
 
     Raises:
-        ValueError: a damaged archive.
+        ValueError: a damaged file.
+        ImportError: HDF5, and h5py is not installed.
     """
+    if _is_hdf5(Path(path)):
+        return _hdf5_lengths(Path(path))
     lengths = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -74,27 +90,31 @@ def file_behind(address: str | os.PathLike) -> Path:
 
 
 def read_row(address: str | os.PathLike) -> np.ndarray:
-    """The values of a row; its array is kept in memory for the next one.
+    """The values of a row; an archive's array is kept in memory for the next one, of HDF5 only the row is read.
 
     Raises:
-        FileNotFoundError: no such archive.
-        ValueError: no address of a row, a damaged archive, no such array or row.
+        FileNotFoundError: no such file.
+        ValueError: no address of a row, a damaged file, no such array or row.
+        ImportError: HDF5, and h5py is not installed.
     """
     row = parse_row(address)
     if row is None:
-        raise ValueError(f"{address} is no address of a row: expected PATH.npz::ARRAY[ROW].")
+        raise ValueError(f"{address} is no address of a row: expected PATH.npz::ARRAY[ROW] or PATH.h5::ARRAY[ROW].")
+    if _is_hdf5(row.path):
+        return _read_hdf5(row.path.expanduser(), row.array, row.row)
     array = read_array(row.path, row.array)
     if row.row >= len(array):
-        raise ValueError(f"{row.path} has no row {row.row} in {row.array}: it holds {len(array)}.")
+        raise ValueError(_no_row(row.path, row.array, row.row, len(array)))
     return array[row.row]
 
 
 def read_array(path: str | os.PathLike, name: str) -> np.ndarray:
-    """An array of an archive, read-only; the last few are kept in memory.
+    """A whole array of a file, read-only; the last few are kept in memory.
 
     Raises:
-        FileNotFoundError: no such archive.
-        ValueError: a damaged archive, or no such array in it.
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or no such array in it.
+        ImportError: HDF5, and h5py is not installed.
     """
     path = Path(path).expanduser()
     return _read(str(path), path.stat().st_mtime_ns, name)
@@ -102,21 +122,71 @@ def read_array(path: str | os.PathLike, name: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)  # images and labels of two splits
 def _read(path: str, _changed: int, name: str) -> np.ndarray:
+    array = _read_hdf5(Path(path), name) if _is_hdf5(Path(path)) else _read_archive(path, name)
+    array.flags.writeable = False
+    return array
+
+
+def _read_archive(path: str, name: str) -> np.ndarray:
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single array, not an archive (.npz)")
         with archive:
             if name not in archive.files:
-                known = ", ".join(archive.files) or "nothing"
-                raise ValueError(f"there is no array {name!r} in it, it holds {known}")
+                raise ValueError(_no_array(name, archive.files))
             array = archive[name]
             if not getattr(array, "ndim", 0):  # bytes of a file that is no array
                 raise ValueError(f"{name!r} in it has no rows")
+            return array
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError) as error:
         if isinstance(error, (MemoryError, PermissionError)):
             raise
-        reason = f"{error}".splitlines()[0].rstrip(".") if f"{error}" else type(error).__name__
-        raise ValueError(f"{path} cannot be read ({reason}); fetch it again.") from error
-    array.flags.writeable = False
-    return array
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix.lower() == ".h5"
+
+
+def _read_hdf5(path: Path, name: str, row: int | None = None) -> np.ndarray:
+    """One row or all; the file is opened anew, as one held open would not survive a worker's fork."""
+    h5py = load("h5py")
+    path.stat()  # a missing file is not a damaged one
+    try:
+        with h5py.File(path, "r") as file:
+            if name not in file:
+                raise ValueError(_no_array(name, file))
+            array = file[name]
+            if row is None:
+                return np.asarray(array)
+            if row < len(array):
+                return np.asarray(array[row])
+            rows = len(array)
+    except PermissionError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    raise ValueError(_no_row(path, name, row, rows))
+
+
+def _hdf5_lengths(path: Path) -> dict[str, int]:
+    h5py = load("h5py")
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: array.shape[0] for name, array in file.items() if getattr(array, "shape", ())}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _no_array(name: str, known: Iterable[str]) -> str:
+    return f"there is no array {name!r} in it, it holds {', '.join(known) or 'nothing'}"
+
+
+def _no_row(path: Path, name: str, row: int, rows: int) -> str:
+    return f"{path} has no row {row} in {name}: it holds {rows}."
+
+
+def _damaged(path: str | Path, error: Exception) -> str:
+    reason = f"{error}".splitlines()[0].rstrip(".") if f"{error}" else type(error).__name__
+    return f"{path} cannot be read ({reason}); fetch it again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import stat
 import tarfile
@@ -27,7 +28,8 @@ def unpack(
     An archive without that folder at its top is taken for the folder's content. Debris of macOS is left out.
 
     Args:
-        kind: `tar` (also packed), `zip`, or `none` for a file that is no archive and is copied as it is.
+        kind: `tar` (also packed), `zip`, `gzip` for one packed file, or `none` for a file that is no archive and is
+            copied as it is.
         reserve: called with the bytes to be written, before any is; raises where they cannot be held.
 
     Raises:
@@ -35,7 +37,7 @@ def unpack(
     """
     try:
         _UNPACKERS[kind](path, fresh, folder, reserve, progress)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise UnpackError(str(error) or type(error).__name__) from error
 
 
@@ -74,7 +76,20 @@ def _copy(path: Path, fresh: Path, folder: str, reserve: Callable[[int], None], 
     shutil.copyfile(path, fresh / folder / path.name.removesuffix(".part"))
 
 
-_UNPACKERS: dict[str, Callable[..., None]] = {"tar": _unpack_tar, "zip": _unpack_zip, "none": _copy}
+def _unpack_gzip(path: Path, fresh: Path, folder: str, reserve: Callable[[int], None], _progress: bool) -> None:
+    reserve(path.stat().st_size)  # at least: the format does not tell sizes above 4 GiB
+    (fresh / folder).mkdir(exist_ok=True)
+    name = path.name.removesuffix(".part").removesuffix(".gz")
+    with gzip.open(path) as source, (fresh / folder / name).open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+_UNPACKERS: dict[str, Callable[..., None]] = {
+    "tar": _unpack_tar,
+    "zip": _unpack_zip,
+    "gzip": _unpack_gzip,
+    "none": _copy,
+}
 
 
 def _refuse_unsafe(member: zipfile.ZipInfo) -> None:

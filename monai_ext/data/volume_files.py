@@ -33,11 +33,13 @@ class UnreadableError(ValueError):
 
 
 def read_volume(path: Path, labels: bool = False) -> Volume:
-    """A NIfTI file or a picture; `labels` as in `read_picture`.
+    """A NIfTI file, a picture, a DICOM file or the folder of a DICOM series; `labels` as in `read_picture`.
 
     Raises:
-        UnreadableError: damaged, or neither.
+        UnreadableError: damaged, or none of these.
     """
+    if path.is_dir() or path.suffix.lower() in (".dcm", ".dicom"):
+        return _read_dicom(path)
     if not is_picture(path):
         return _read_nifti(path)
     try:
@@ -45,6 +47,39 @@ def read_volume(path: Path, labels: bool = False) -> Volume:
     except (OSError, ValueError) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error
     return Volume(array, np.eye(4), info.shape)
+
+
+def count_slices(path: Path) -> int:
+    """D of a NIfTI file [W, H, D, T]; of the file only the header is read.
+
+    Raises:
+        ValueError: damaged, or not of four dimensions.
+    """
+    try:
+        shape = nib.load(path).shape
+    except Exception as error:  # whatever nibabel stumbles over
+        raise ValueError(f"{path} cannot be read ({error}); take it out of the data set or export it again.") from error
+    if len(shape) != 4:
+        size = " x ".join(map(str, shape))
+        raise ValueError(f"{path} is {size}, expected four dimensions: width, height, slices and times.")
+    return shape[2]
+
+
+def _read_dicom(path: Path) -> Volume:
+    """A file of one slice is a picture, a folder one series."""
+    from monai_ext.data.readers import DicomSeriesReader  # imports all of MONAI: only where it is needed
+
+    try:
+        reader = DicomSeriesReader(whole_series=path.is_dir())
+        array, meta = reader.get_data(reader.read(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        # ITK tells where in its sources it stood, and the reason in the last line
+        reason = f"{error}".strip().splitlines()[-1].removeprefix("ITK ERROR: ").rstrip(".")
+        raise UnreadableError(reason) from error
+    shape = tuple(int(size) for size in meta["spatial_shape"])
+    if not path.is_dir() and shape[2:] == (1,):
+        return Volume(array[:, :, 0], np.eye(4), shape[:2])
+    return Volume(array, np.asarray(meta["affine"]), shape)
 
 
 def _read_nifti(path: Path) -> Volume:

@@ -36,6 +36,12 @@ def test_the_split_never_changes() -> None:
     assert [n for n, split in splits.items() if split == "test"] == [18, 33]
 
 
+def with_table(task: str = "classification", **changes: Any) -> dict[str, Any]:
+    table = {"file": "t.csv", "case": "id", "label": "class", **changes}
+    table = {key: value for key, value in table.items() if value is not None}
+    return {"task": task, "pairs": {"images": "a/*", "case": "(a)", "tables": [table]}}
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
@@ -59,6 +65,19 @@ def test_the_split_never_changes() -> None:
         ({"split": {"rule": "cases", "train": ["a"], "validation": ["b"]}}, r"\$\.split"),
         ({"cases": 2, "split": {"rule": "cases", "train": ["a"], "validation": ["b"], "test": ["c"]}}, "3 cases"),
         ({"access": {"kind": "manual", "how": "Ask."}}, r"\$\.access"),
+        ({"multi_label": True}, r"\$\.multi_label: only pairs.tables"),
+        ({"pairs": {"images": "a/*", "clean": True, "case": "(a)"}}, r"\$\.pairs\.clean"),
+        ({"pairs": {"images": "a/*", "labels": "b/*", "slices": True, "case": "(a)"}}, r"\$\.pairs\.slices"),
+        ({"pairs": {"images": "a/*", "labels": "b/*", "masks": {"9": "m"}, "case": "(a)"}}, "masks: 9 is no class"),
+        ({"pairs": {"images": "a/*", "labels": "b/*", "case": "(a)", "group": "b"}}, r"\$\.pairs\.group: it needs one"),
+        ({"split": {"rule": "official", "test": "(", "validation": 0.1, "seed": "s"}}, r"\$\.split\.test"),
+        (with_table(task="segmentation"), r"\$\.pairs\.tables"),
+        (with_table(label=None), r"tables\[0\]: it needs `label`"),
+        (with_table(values={"yes": 7}), r"tables\[0\]\.values: 7 is none of \[0, 1, 2\]"),
+        (with_table(values={"(": 1}), r"tables\[0\]\.values"),
+        (with_table(columns={"anterior": "A"}), r"tables\[0\]\.columns: 'anterior'"),
+        (with_table(names=3, first=2), r"tables\[0\]\.first"),
+        (with_table(rows="often"), r"\$\.pairs"),
     ],
 )
 def test_a_wrong_manifest_names_the_field(write_manifest: Any, changes: dict[str, Any], where: str) -> None:
@@ -102,7 +121,8 @@ def test_manifests_are_found_in_an_installed_package(repository: Path, tmp_path:
     for source, target in (("monai_ext/data", "data"), ("data_manifests", "data_manifests")):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(repository / source, tmp_path / "monai_ext" / target, ignore=ignored)
-    shutil.copy(repository / "monai_ext" / "__init__.py", tmp_path / "monai_ext")
+    for name in ("__init__.py", "optional.py"):
+        shutil.copy(repository / "monai_ext" / name, tmp_path / "monai_ext")
     code = "import monai_ext.data as d; print(d.__file__, d.load_manifest('task04_hippocampus').cases)"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -50,6 +51,21 @@ def test_a_zip_archive(tmp_path: Path) -> None:
 def test_an_archive_without_its_folder(tmp_path: Path) -> None:
     inner = {name.removeprefix(f"{FOLDER}/"): content for name, content in FILES.items()}
     assert opened(tmp_path, zipped(inner)) == sorted(FILES)
+
+
+def test_a_packed_file_goes_into_the_folder(tmp_path: Path) -> None:
+    packed = gzip.compress(b"rows" * 500)
+    (tmp_path / "fresh").mkdir()
+    for name in ("x.h5.gz", "y.h5.gz.part"):
+        (tmp_path / name).write_bytes(packed)
+        unpack(tmp_path / name, "gzip", tmp_path / "fresh", FOLDER, lambda need: None, progress=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "fresh" / FOLDER).iterdir()} == {
+        "x.h5": b"rows" * 500,
+        "y.h5": b"rows" * 500,
+    }
+    (tmp_path / "z.h5.gz").write_bytes(packed[:-6])
+    with pytest.raises(UnpackError):
+        unpack(tmp_path / "z.h5.gz", "gzip", tmp_path / "fresh", FOLDER, lambda need: None, progress=False)
 
 
 def link() -> zipfile.ZipInfo:
