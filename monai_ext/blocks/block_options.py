@@ -81,7 +81,7 @@ class BlockOptions:
             raise ValueError(f"unknown mlp {self.mlp!r}; known ones: {', '.join(MLPS)}.")
         if self.conditional_position not in (0, 1, 2):
             raise ValueError(f"conditional_position must be 0, 1 or 2, got {self.conditional_position!r}.")
-        if self.layer_scale is not None and (isinstance(self.layer_scale, bool) or not _is_finite(self.layer_scale)):
+        if self.layer_scale is not None and not _is_number(self.layer_scale):
             raise ValueError(f"layer_scale must be a number or null, got {self.layer_scale!r}.")
 
     @classmethod
@@ -116,8 +116,8 @@ class BlockOptions:
         )
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 PLAIN = BlockOptions()  # nothing beside the mixer and an MLP
