@@ -10,6 +10,7 @@ from monai_ext.cli import main
 GROUPS = {
     "data": "monai_ext.data.commands",
     "bench": "monai_ext.bench.commands",
+    "study": "monai_ext.study.commands",
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ from types import ModuleType
 __all__ = ["load"]
 
 # package: what pip calls it, and the extra of setup.cfg that brings it
-EXTRAS = {"h5py": ("h5py", "hdf5"), "skimage": ("scikit-image", "metrics"), "sklearn": ("scikit-learn", "metrics")}
+EXTRAS = {
+    "h5py": ("h5py", "hdf5"),
+    "mlflow": ("mlflow", "tracking"),
+    "optuna": ("optuna", "study"),
+    "skimage": ("scikit-image", "metrics"),
+    "sklearn": ("scikit-learn", "metrics"),
+}
 
 
 def load(module: str) -> ModuleType:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,27 +68,39 @@ def run_child(
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", module, str(folder)]
-        with (
-            (folder / "log").open("wb") as log,
-            # the worker ends when its standard input does: it does not outlive a parent that was killed
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(threads, allocator)
-            ) as process,
-        ):
+        with start_child(command, folder / "log", environment(threads, allocator)) as process:
             try:
                 code = process.wait(seconds + START_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 return {"status": SKIPPED, "reason": f"took longer than max_seconds={seconds:g}."}
-            except BaseException:
-                process.kill()
-                raise
         with contextlib.suppress(OSError, ValueError):
             return json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-        return {"status": FAILED, "reason": _why_it_died(code, folder / "log")}
+        return {"status": FAILED, "reason": why_it_died(code, folder / "log")}
 
 
-def _environment(threads: int, allocator: str) -> dict[str, str]:
+@contextlib.contextmanager
+def start_child(command: Sequence[str], log: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends when its standard input does, so that it does not outlive a parent that was killed.
+
+    Args:
+        command: the program calls `end_with_parent`.
+        log: what it prints is added here.
+        variables: its environment.
+    """
+    with (
+        log.open("ab") as file,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=dict(variables)) as process,
+    ):
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
+def environment(threads: int, allocator: str) -> dict[str, str]:
+    """This process' environment with so many threads, an allocator of `ALLOCATORS`, and this very package."""
     of_allocators = {name for variables in ALLOCATORS.values() for name in variables}
     kept = {name: value for name, value in os.environ.items() if name not in of_allocators}
     # the child finds this very package, wherever the parent was started
@@ -97,7 +109,8 @@ def _environment(threads: int, allocator: str) -> dict[str, str]:
     return {**kept, **counts, **ALLOCATORS[allocator], "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _why_it_died(code: int, log: Path) -> str:
+def why_it_died(code: int, log: Path) -> str:
+    """One sentence about a process that ended without an answer."""
     if code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
@@ -116,7 +129,7 @@ def answer(work: Callable[[dict[str, Any], GiveUp], dict[str, Any]]) -> None:
             nothing was measured; gives the figures back.
     """
     folder = Path(sys.argv[1])
-    threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
+    end_with_parent(lambda: shutil.rmtree(folder, ignore_errors=True))  # nobody else is left to do it
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
 
     def write(content: Mapping[str, Any]) -> None:
@@ -134,12 +147,17 @@ def answer(work: Callable[[dict[str, Any], GiveUp], dict[str, Any]]) -> None:
         write({"status": FAILED, "reason": one_sentence(error)})
 
 
-def _end_with_parent(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 1):
-            pass
-    shutil.rmtree(folder, ignore_errors=True)  # nobody else is left to do it
-    os._exit(1)
+def end_with_parent(first: Callable[[], object] = lambda: None) -> None:
+    """Ends this process at once, after `first`, when its standard input ends: then its parent is gone."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        first()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from monai_ext.ops.long_convolution import Plan, channel_groups, check_taps
@@ -135,7 +136,8 @@ def _blocks(
     slices = channel_groups(x.shape[1], len(distance), x.device)
     whole = tuple(slice(0, k) for k in taps)
     boxes = [whole] * len(slices)
-    if shift is None and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    known = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(decay, FakeTensor))
+    if shift is None and known:
         boxes = _reach(torch.stack([decay[c].amin() for c in slices]), distance.view(taps), causal)
     blocks = []
     for c, box in zip(slices, boxes):

@@ -102,7 +102,7 @@ def test_answer_tells_a_failure_from_figures(tmp_path: Path, repository: Path) -
         (tmp_path / "request.json").write_text(json.dumps({"fail": fail}))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["worker", str(tmp_path)])
-            patch.setattr(child, "_end_with_parent", lambda _folder: None)
+            patch.setattr(child, "end_with_parent", lambda _first: None)
             child.answer(work)
         answers.append(json.loads((tmp_path / "answer.json").read_text()))
     assert answers[0] == {"status": "measured", "reason": "", "time": 1.0}
