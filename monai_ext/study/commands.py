@@ -149,7 +149,7 @@ def report(
     storage: str | None = None,
     results: str | None = None,
 ) -> int:
-    """Write what the trials show: report.md with pictures, tables as CSV, and results.json, from which it can be rewritten.
+    """Write what the trials show: report.md with pictures, tables as CSV, and results.json to rewrite it from.
 
     Args:
         file: of the study, or the name of one that comes with the package.
