@@ -1,4 +1,4 @@
-"""Bring an image of any size to one that a network's strides divide."""
+"""Bring an image of any size to one that a network's strides divide, and maps to one another's."""
 
 from __future__ import annotations
 
@@ -46,3 +46,10 @@ def crop_to(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         elif x.shape[axis] != s:
             x = x.narrow(axis, 0, s)
     return x
+
+
+def resize_to(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate a map linearly along each axis, cells being areas (not points at the corners)."""
+    if not is_unknown([*x.shape[2:], *size]) and tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode={4: "bilinear", 5: "trilinear"}[x.ndim], align_corners=False)

@@ -1,4 +1,4 @@
-"""Instance and batch norms that work on maps of any size."""
+"""Instance, batch and group norms that work on maps of any size."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class AnySizeBatchNorm3d(_OneValue, nn.BatchNorm3d):
     """Batch norm of (B, C, D, H, W); a single voxel takes the running statistics."""
 
 
+class AnySizeGroupNorm(_OneVoxel, nn.GroupNorm):
+    """Group norm of one channel a group, which is an instance norm; a map of one voxel passes unchanged."""
+
+
 _ANY_SIZE = {
     nn.InstanceNorm2d: AnySizeInstanceNorm2d,
     nn.InstanceNorm3d: AnySizeInstanceNorm3d,
@@ -49,7 +53,10 @@ _ANY_SIZE = {
 
 
 def allow_tiny_maps(module: nn.Module) -> nn.Module:
-    """Replace, in place, every instance and batch norm below ``module`` by one that takes a map of one voxel."""
+    """Replace, in place, every norm below ``module`` that one voxel would stop by one that takes it.
+
+    These are instance and batch norms, and group norms of one channel a group.
+    """
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) in _ANY_SIZE:
@@ -58,4 +65,6 @@ def allow_tiny_maps(module: nn.Module) -> nn.Module:
                 )
                 norm.load_state_dict(child.state_dict())
                 setattr(parent, name, norm)
+            elif type(child) is nn.GroupNorm and child.num_groups == child.num_channels:
+                child.__class__ = AnySizeGroupNorm
     return module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_ext.mixers import MIXERS
-from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerUNETR, MixerViT
+from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerSwinUPerNet, MixerUNETR, MixerViT, MixerViTUPerNet
 
 VIT = {"in_channels": 1, "img_size": 24, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3, "num_layers": 2}
 SWIN = {"in_channels": 1, "depths": (2,), "num_heads": (2,), "window_size": 3, "feature_size": 8, "mlp_ratio": 2.0}
@@ -23,6 +23,8 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "swin_class": (MixerSwin, {**SWIN, "classification": True}),
     "swin_unetr": (MixerSwinUNETR, {**SWIN, "out_channels": 2}),
     "swin_unetr_v2": (MixerSwinUNETR, {**SWIN, "out_channels": 2, "use_v2": True, "downsample": "mergingv2"}),
+    "vit_upernet": (MixerViTUPerNet, {**VIT, "patch_size": 4, "out_channels": 2, "head_channels": 4}),
+    "swin_upernet": (MixerSwinUPerNet, {**SWIN, "out_channels": 2, "head_channels": 4, "taps": (0, 1)}),
 }
 ODD = {2: (27, 33), 3: (27, 15, 18)}
 COMMON = ["seqnorm", "linear", "sima", "relu_linear", "reduced", "hyena_nd", "neighborhood"]
@@ -108,6 +110,7 @@ def test_the_default_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("network", "mixer", "dims"),
     [
         *itertools.product(["vit", "unetr", "swin_unetr"], ["softmax", "seqnorm"], [2]),
+        *itertools.product(["vit_upernet", "swin_upernet"], ["softmax"], [2, 3]),
         ("vit", "linear", 2),
         ("vit_class", "sima", 2),
         ("unetr", "linear", 3),
@@ -197,7 +200,7 @@ def check_trace(net: torch.nn.Module, x: torch.Tensor) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "mixer", "dims"),
-    [("vit_class", "softmax", 2), ("unetr", "seqnorm", 3), ("swin_unetr", "softmax", 2)],
+    [("vit_class", "softmax", 2), ("unetr", "seqnorm", 3), ("swin_unetr", "softmax", 2), ("vit_upernet", "softmax", 3)],
 )
 @quiet
 @torch.no_grad()
@@ -212,7 +215,9 @@ def test_onnx_with_open_sizes(network: str, mixer: str, dims: int, tmp_path: Pat
     check_onnx(runtime, net, file, [first, *others])
 
 
-@pytest.mark.parametrize("network", ["vit_class", "unetr", "swin_unetr", "swin_unetr_v2"])
+@pytest.mark.parametrize(
+    "network", ["vit_class", "unetr", "swin_unetr", "swin_unetr_v2", "vit_upernet", "swin_upernet"]
+)
 @each_dim
 @quiet
 @torch.no_grad()

@@ -13,11 +13,12 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 
 from monai_ext.mixers import MIXERS
-from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerUNETR, MixerViT
+from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerSwinUPerNet, MixerUNETR, MixerViT, MixerViTUPerNet
 
 VIT = {"in_channels": 2, "img_size": 16, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
 UNETR = {**VIT, "out_channels": 3, "feature_size": 4}
 SWIN = {"in_channels": 2, "depths": (2, 1), "num_heads": (2, 4), "window_size": 3, "feature_size": 8, "mlp_ratio": 2.0}
+UPER = {"out_channels": 3, "head_channels": 6}
 
 NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "vit": (MixerViT, {**VIT, "patch_size": 8, "num_layers": 2}),
@@ -30,13 +31,20 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "swin_conv_class": (MixerSwin, {**SWIN, "classification": True, "num_classes": 3, "stem": "conv", "patch_size": 4}),
     "swin_unetr_v1": (MixerSwinUNETR, {**SWIN, "out_channels": 3}),
     "swin_unetr_v2": (MixerSwinUNETR, {**SWIN, "out_channels": 3, "use_v2": True, "downsample": "mergingv2"}),
+    "vit_upernet": (MixerViTUPerNet, {**VIT, **UPER, "patch_size": 4, "num_layers": 4}),
+    "vit_upernet_flat": (MixerViTUPerNet, {**VIT, **UPER, "patch_size": 6, "num_layers": 3, "pyramid": False}),
+    "swin_upernet": (MixerSwinUPerNet, {**SWIN, **UPER}),
+    "swin_upernet_all": (MixerSwinUPerNet, {**SWIN, **UPER, "taps": (0, 1, 2), "shared_smoothing": True}),
 }
 DROPOUT = {
     MixerViT: {"dropout_rate": 0.3},
     MixerUNETR: {"dropout_rate": 0.3},
     MixerSwin: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3},
     MixerSwinUNETR: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3},
+    MixerViTUPerNet: {"dropout_rate": 0.3, "head_dropout_rate": 0.3},
+    MixerSwinUPerNet: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3, "head_dropout_rate": 0.3},
 }
+DENSE = (MixerUNETR, MixerSwinUNETR, MixerViTUPerNet, MixerSwinUPerNet)  # a map of logits of the size of the image
 # no stride divides these
 ODD = {2: (37, 29), 3: (19, 33, 21)}
 SMALL = [(1, 1), (1, 5), (3, 2), (1, 1, 1), (2, 1, 3)]
@@ -89,7 +97,7 @@ def test_forward_and_backward(network: str, mixer: str, dims: int) -> None:
         pytest.skip(f"{mixer} is not for {dims}D")
     net, x = build(network, mixer, dims), image(ODD[dims]).requires_grad_()
     out = run(net, x)
-    if NETWORKS[network][0] in (MixerUNETR, MixerSwinUNETR):
+    if NETWORKS[network][0] in DENSE:
         assert out.shape == (2, 3, *ODD[dims])
     if network.endswith("class"):
         assert out.shape == (2, 3)
@@ -113,7 +121,7 @@ def test_tiny_images(network: str, mixer: str, size: tuple[int, ...]) -> None:
     """Smaller than a patch and than a window, down to one voxel at the bottom, in training with one image."""
     net, x = build(network, mixer, len(size)).train(), image(size, batch=1)
     out = run(net, x)
-    if NETWORKS[network][0] in (MixerUNETR, MixerSwinUNETR):
+    if NETWORKS[network][0] in DENSE:
         assert out.shape[2:] == size
     assert out.isfinite().all()
     out.sin().sum().backward()
