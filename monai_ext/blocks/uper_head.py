@@ -40,7 +40,9 @@ class UPerHead(nn.Module):
     The study of Hooper and Xue (2024), which took its head from a common re-implementation, has bins of
     (1, 2, 4, 6) and, by a slip, one smoothing convolution for all levels: ``shared_smoothing`` has it, too. What is not
     offered here of its slips: a padded 1 x 1 convolution behind the pooling, which adds a border of zeros to the
-    map, and a top-down path that adds each level's neighbour only.
+    map, and a top-down path that adds each level's neighbour only. It also pools to a quarter of the deepest map's
+    channels each, has no norm and activation around the pyramid's convolutions, and classifies behind the
+    interpolation to the image.
 
     Args:
         spatial_dims: 2 or 3.

@@ -1,4 +1,4 @@
-"""Padding, cropping and the check of an image."""
+"""Padding, cropping, resizing and the check of an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
+from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple, resize_to
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,13 @@ def test_pad_and_crop(size: tuple[int, ...], multiple: tuple[int, ...], wanted: 
 def test_check_image(shape: tuple[int, ...], dims: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_image(torch.zeros(shape), 2, dims, "Net")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_resize(dims: int) -> None:
+    """A cell of a map stands for its part of the image: a ramp keeps its slope and place, but for half a cell."""
+    x = torch.arange(4.0).reshape(4, *[1] * (dims - 1)).expand(1, 2, 4, *(3, 2)[: dims - 1])
+    out = resize_to(x, (16, *x.shape[3:]))
+    wanted = ((torch.arange(16) + 0.5) / 4 - 0.5).clamp(0, 3)
+    assert torch.allclose(out, wanted.reshape(16, *[1] * (dims - 1)).expand_as(out))
+    assert resize_to(x, x.shape[2:]) is x

@@ -1,4 +1,4 @@
-"""Instance norms of any size."""
+"""Norms of any size."""
 
 from __future__ import annotations
 
@@ -54,3 +54,17 @@ def test_batch_norm_of_one_value(cls: type[nn.Module]) -> None:
     assert torch.equal(net(voxel), plain.eval()(voxel))
     assert torch.equal(net(x), plain.train()(x)), "what was alone left no trace in the statistics"
     assert torch.equal(net.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_group_norm_of_one_channel_a_group(dims: int) -> None:
+    """An instance norm by another name."""
+    plain = nn.Sequential(nn.GroupNorm(3, 3, eps=1e-2))
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    net = allow_tiny_maps(copy.deepcopy(plain))
+    x, voxel = torch.randn(1, 3, *(2,) * dims), torch.randn(1, 3, *(1,) * dims)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        plain(voxel)
+    assert torch.equal(net(voxel), voxel) and torch.equal(net(x), plain(x))
+    assert net.state_dict().keys() == plain.state_dict().keys()
