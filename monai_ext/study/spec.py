@@ -144,7 +144,7 @@ def _spec(content: Mapping[str, Any], path: Path) -> Spec:
         for key, least, default, whole in (
             ("tolerance", 0.0, 0.01, False),
             ("processes", 1, 1, True),
-            ("repeats", 1, 5, True),
+            ("repeats", 0, 5, True),
             ("max_seconds", 1, 60.0, False),
         )
     }

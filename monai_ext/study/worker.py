@@ -95,10 +95,9 @@ class Worker:
         }
 
     def _measured(self, request: Mapping[str, Any], folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        path = folder / "measured.json"
-        if not path.is_file():
+        path, spec = folder / "measured.json", self.config.spec
+        if not path.is_file() and spec.repeats:
             self.show(record, {"measuring": True})
-            spec = self.config.spec
             with _lone_process() if spec.processes > 1 else contextlib.nullcontext():
                 found = run_child(
                     "monai_ext.study.measure",
