@@ -23,7 +23,7 @@ def plan(file: str, output_dir: str | None = None, dataset_dir: str | None = Non
         dataset_dir: the folder with the data, in place of what the file or the bundle says.
     """
     from monai_ext.study.prepare import prepare
-    from monai_ext.study.tables import plan_table
+    from monai_ext.study.listing import plan_table
 
     prepared = prepare(file, output_dir, dataset_dir)
     print(plan_table(prepared.planned, prepared.device, prepared.config.spec.threads))
@@ -59,7 +59,7 @@ def run(
     from monai_ext.study.progress import TrialsBar
     from monai_ext.study.records import describe
     from monai_ext.study.storage import Storage
-    from monai_ext.study.tables import dropped_lines, states_line
+    from monai_ext.study.listing import dropped_lines, states_line
     from monai_ext.study.tracking import TRACKERS, MLflow
     from monai_ext.study.worker import Worker
 
@@ -133,7 +133,7 @@ def status(file: str, output_dir: str | None = None, storage: str | None = None)
         output_dir: the folder of the results.
         storage: URL of the data base that the workers share.
     """
-    from monai_ext.study.tables import states_line, status_table
+    from monai_ext.study.listing import states_line, status_table
 
     store = _stored(file, output_dir, storage)
     wanted = set(store.recall().get("plan", []))
