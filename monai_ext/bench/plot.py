@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 LABEL_POINTS = 8
+TICK_POINTS = 10
 DPI = 130
 
 
@@ -45,8 +46,8 @@ def draw(records: Iterable[Mapping[str, Any]], families: Sequence[str], title: s
             if points:
                 curves[mixer] = points
                 axes.plot(*zip(*points), zorder=3 if mixer == BASE else 2, **styles[mixer])
-        _axes(axes, sorted({record["tokens"] for record in records}), f"{what} ({unit})")
-        _label(axes, {mixer: points[-1] for mixer, points in curves.items()}, styles)
+        log_axes(axes, sorted({record["tokens"] for record in records}), f"{what} ({unit})")
+        label_ends(axes, {mixer: points[-1] for mixer, points in curves.items()}, styles, (BASE,))
     present = {record["family"] for record in records if record["mixer"] != BASE}
     lines = [Line2D([], [], color="black", linewidth=2.2, label="fused softmax attention")]
     lines += [Line2D([], [], color=_colour(f, families), linewidth=2, label=f) for f in families if f in present]
@@ -86,36 +87,52 @@ def _styles(records: Sequence[Mapping[str, Any]], families: Sequence[str]) -> di
     return styles
 
 
-def _axes(axes: Axes, tokens: Sequence[int], title: str) -> None:
-    axes.set_xscale("log", base=2)
+def log_axes(axes: Axes, tokens: Sequence[int], title: str) -> None:
+    """Both axes logarithmic, a tick at every one of the ascending numbers of tokens."""
+    token_axis(axes, tokens)
     axes.set_yscale("log")
-    axes.set_xlim(tokens[0] / 1.15, tokens[-1] * 1.15)
-    axes.xaxis.set_major_locator(FixedLocator(tokens))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([size(number) for number in tokens])
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(which="major", color="0.9")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("tokens")
     axes.set_title(title, fontsize=10)
 
 
-def _label(axes: Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, Mapping[str, Any]]) -> None:
+def token_axis(axes: Axes, tokens: Sequence[int], label: str = "tokens") -> None:
+    """A logarithmic axis with a tick at every number of tokens; names that would run into another one are left out."""
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(tokens[0] / 1.15, tokens[-1] * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(tokens))
+    axes.xaxis.set_minor_locator(NullLocator())
+    names, end = [], float("-inf")
+    for place in tokens:
+        name = size(place)
+        middle, half = axes.transData.transform((place, 1))[0], 0.36 * TICK_POINTS * DPI / 72 * len(name)
+        names.append(name if middle - half > end else "")
+        end = middle + half if names[-1] else end
+    axes.set_xticklabels(names)
+    axes.grid(which="major", color="0.9")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label)
+
+
+def label_ends(
+    axes: Axes,
+    ends: Mapping[str, tuple[float, float]],
+    styles: Mapping[str, Mapping[str, Any]],
+    bold: Collection[str] = (),
+) -> None:
     """Names to the right of the panel, each as near to its line's end as the others allow."""
     line = 1.25 * LABEL_POINTS * DPI / 72 / axes.bbox.height
+    axes.get_xlim(), axes.get_ylim()  # settles limits that wait for the drawing
     heights = {
-        mixer: axes.transAxes.inverted().transform(axes.transData.transform(end))[1] for mixer, end in ends.items()
+        name: axes.transAxes.inverted().transform(axes.transData.transform(end))[1] for name, end in ends.items()
     }
     order = sorted(heights, key=heights.__getitem__)
-    for mixer, place in zip(order, _apart([heights[mixer] for mixer in order], line)):
-        style = styles[mixer]
-        weight = "bold" if mixer == BASE else "normal"
+    for name, place in zip(order, _apart([heights[name] for name in order], line)):
+        style = styles[name]
+        weight = "bold" if name in bold else "normal"
         shared = {"transform": axes.transAxes, "clip_on": False}
-        axes.text(
-            1.085, place, mixer, fontsize=LABEL_POINTS, weight=weight, color=style["color"], va="center", **shared
-        )
+        axes.text(1.085, place, name, fontsize=LABEL_POINTS, weight=weight, color=style["color"], va="center", **shared)
         # from the line's end to a piece of the line in front of its name
-        start = axes.transAxes.inverted().transform(axes.transData.transform(ends[mixer]))
+        start = axes.transAxes.inverted().transform(axes.transData.transform(ends[name]))
         leader = {"color": style["color"], "linewidth": 0.5, "alpha": 0.6}
         axes.plot([start[0], 1.03], [start[1], place], **leader, **shared)
         axes.plot([1.03, 1.05, 1.07], [place] * 3, **{**style, "markevery": [1]}, **shared)
