@@ -11,10 +11,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from monai_ext.bench.plot import COLOURS, DPI, LABEL_POINTS, LINES, MARKERS, label_ends, log_axes, token_axis
-from monai_ext.bench.report import number, size
+from monai_ext.bench.report import size
 from monai_ext.files import atomic_write
 from monai_ext.study.summary import MEMORY, TIME, Group, Summary
 
@@ -233,25 +234,28 @@ def _shown(figure: float, what: str) -> float:
 
 
 def _shifts(lines: int, contexts: Sequence[int]) -> list[float]:
-    """Factors by which the lines are moved apart along the contexts' logarithmic axis."""
-    gap = min((math.log(b / a) for a, b in itertools.pairwise(contexts)), default=math.log(1.15))
-    step = min(0.05, DODGE * gap / max(1, lines - 1))
-    return [math.exp(step * (i - (lines - 1) / 2)) for i in range(lines)]
+    """Factors by which the lines are moved apart along the contexts' logarithmic axis, inside its limits."""
+    gap = min((math.log(b / a) for a, b in itertools.pairwise(contexts)), default=math.inf)
+    width = min(0.05 * (lines - 1), DODGE * gap, 0.22)
+    return [math.exp(width * (i / max(1, lines - 1) - 0.5)) for i in range(lines)]
 
 
 def _plain_numbers(axes: Axes, which: str) -> None:
     """0.1 and 100 in place of powers of ten, and as much between them as there is room for."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
-    plain = FuncFormatter(
-        lambda value, _: number(value).rstrip("0").rstrip(".") if "." in number(value) else number(value)
-    )
-    axis.set_major_formatter(plain)
-    decades = high / low if low > 0 else math.inf
-    digits = "235" if decades < 30 else "25" if decades < 300 else ""
-    marks = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in digits else "")
-    axis.set_minor_formatter(marks if digits else NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axis.set_tick_params(which="minor", labelsize=LABEL_POINTS)
+    if low > 0 and high / low < 4:
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_minor_locator(NullLocator())
+        return
+    marked = (2, 3, 5) if high / low < 30 else (2, 5) if high / low < 300 else ()
+
+    def minor(value: float, _: int) -> str:
+        return f"{value:.6g}" if round(value / 10 ** math.floor(math.log10(value)), 6) in marked else ""
+
+    axis.set_minor_formatter(FuncFormatter(minor))
 
 
 def _steps(axes: Axes, edge: Sequence[tuple[float, float]]) -> None:
@@ -303,6 +307,7 @@ def _mark(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str
             fontsize=LABEL_POINTS - 1,
             color=colour,
             zorder=5,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],
         )
 
 

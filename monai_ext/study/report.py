@@ -16,7 +16,7 @@ from monai_ext.study.stored import STATES, check_results, clean, read_results
 from monai_ext.study.summary import MEMORY_HEADLINE, TIME_HEADLINE, Summary, machine_of, summarize
 from monai_ext.study.words import Metric, count, listed
 
-__all__ = ["read_results", "to_markdown", "write_report"]
+__all__ = ["gist", "read_results", "to_markdown", "write_report"]
 
 RESULTS, REPORT, TRIALS, GROUPS = "results.json", "report.md", "trials.csv", "groups.csv"
 GIST = 2
@@ -58,6 +58,11 @@ def write_report(content: Mapping[str, Any], folder: str | Path, command: str = 
     return [*written, *pictures, _write(folder / REPORT, text)]
 
 
+def gist(content: Mapping[str, Any]) -> str:
+    """One or two sentences on what the records show."""
+    return " ".join(sentences(summarize(clean(content)))[:GIST])
+
+
 def to_markdown(
     content: Mapping[str, Any], summary: Summary, pictures: Iterable[str] = (), command: str = AGAIN
 ) -> str:
@@ -91,7 +96,7 @@ def _done(content: Mapping[str, Any], summary: Summary) -> str:
     rows = [f"- Bundle: `{study['bundle']}`; budget of a trial: {budget}."]
     rows.append(
         f"- Metric: `{study['metric']}` on the {study['split']} split ({better} is better); a difference of up to "
-        f"{study['tolerance']:g} counts as equal accuracy. Baseline: {study['baseline']}."
+        f"{study['tolerance']:g} counts as equal accuracy. Baseline: {study['baseline'] or 'none'}."
     )
     rows.append(f"- Axes: {'; '.join(_axis(axis, trials) for axis in study['axes']) or 'none'}.")
     dropped = len(content.get("dropped") or [])

@@ -41,8 +41,8 @@ def cautions(summary: Summary) -> list[str]:
         used, all_of = summary.machines[summary.machine], sum(summary.machines.values())
         found.append(
             f"The trials were measured on {len(summary.machines)} machines (or with different software or threads), "
-            f"whose times and memory cannot be compared: groups, ratios and plots use those of the {used} of {all_of} trials that ran on "
-            f"{name_machine(summary.machine)}; the table of trials has all of them."
+            "whose times and memory cannot be compared: groups, ratios and plots use those of the "
+            f"{used} of {all_of} trials that ran on {name_machine(summary.machine)}; the table of trials has all."
         )
     used = [
         trial["measured"]
@@ -63,11 +63,12 @@ def metric_of(summary: Summary) -> Metric:
 
 def name_machine(machine: Sequence[object] | None) -> str:
     """A key of `Summary.machines` in words; it holds the device, GPU, CPU, cores, torch, CUDA and threads."""
-    if machine is None:
+    if machine is None or not any(machine):
         return "an unknown machine"
     _, gpu, cpu, cores, torch, _, threads = machine
-    where = str(gpu) if gpu else f"{cpu or 'an unnamed processor'}, {threads} of {cores} cores"
-    return f"{where} (torch {torch})"
+    where = str(gpu or cpu or "an unnamed processor")
+    where += f", {threads} of {cores} cores" if cores and threads and not gpu else ""
+    return f"{where} (torch {torch})" if torch else where
 
 
 # --- what context does
@@ -143,7 +144,8 @@ def _lines_with_context(summary: Summary, metric: Metric) -> str:
         text += f"; among all contexts it is the best for {_some(sum(tops), len(tops))}"
     tested = [growth for growth in grown if growth.pairs.tested]
     if not tested:
-        return f"{text}. Seeds are too few to test a line by itself."
+        few = all(growth.pairs.n < T_PAIRS for growth in grown)
+        return f"{text}. Seeds are too few to test a line by itself." if few else f"{text}."
     sure = [growth.line for growth in tested if growth.pairs.beyond_chance]
     which = _names(sure) if 0 < len(sure) < len(tested) else _some(len(sure), len(tested))
     return f"{text}. Tested line by line, the change is beyond the spread over seeds for {which}."
@@ -199,6 +201,8 @@ def _no_comparison(summary: Summary) -> str:
     baseline = summary.study["baseline"]
     if not summary.lines:
         return ""
+    if baseline is None:
+        return "The study names no baseline, so no line is compared with another."
     if not summary.baselines:
         return f"The baseline {baseline} is not among the lines, so no line is compared with it."
     if all(line == base for line, base in summary.baselines.items()):

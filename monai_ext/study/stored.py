@@ -12,7 +12,7 @@ import jsonschema
 
 SCHEMA_NUMBER = 1
 STATES = ("complete", "failed", "running", "waiting")
-STUDY_TEXTS = ("name", "title", "bundle", "metric", "split", "baseline")
+STUDY_TEXTS = ("name", "title", "bundle", "metric", "split")
 
 _TEXT = {"type": "string"}
 _NAME = {"type": "string", "minLength": 1}
@@ -64,9 +64,19 @@ SCHEMA = {
         "schema": {"const": SCHEMA_NUMBER},
         "study": {
             "type": "object",
-            "required": [*STUDY_TEXTS, "maximize", "budget", "axes", "mixer_axis", "seed_axis", "tolerance"],
+            "required": [
+                *STUDY_TEXTS,
+                "baseline",
+                "maximize",
+                "budget",
+                "axes",
+                "mixer_axis",
+                "seed_axis",
+                "tolerance",
+            ],
             "properties": {
                 **{key: _TEXT for key in STUDY_TEXTS},
+                "baseline": {"type": ["string", "null"]},
                 "maximize": {"type": "boolean"},
                 "budget": {"type": "object", "additionalProperties": {"type": "number"}},
                 "axes": {"type": "array", "items": _NAME, "uniqueItems": True},

@@ -145,7 +145,7 @@ def summarize(content: Mapping[str, Any]) -> Summary:
     """The statistics of the records of a study (see `monai_ext.study.stored` for their form)."""
     study, trials = content["study"], content["trials"]
     placed = [trial for trial in trials if trial.get("context")]
-    machines = Counter(machine_of(trial) for trial in trials if trial.get("measured") and trial.get("machine"))
+    machines = Counter(machine_of(trial) for trial in trials if trial.get("measured"))
     machine = max(machines, key=lambda key: machines[key], default=None)
     names, base_of = find_lines(study, placed)
     groups = _groups(study, placed, names, machine)

@@ -48,7 +48,7 @@ def trial(
     memory: float | None = None,
 ) -> dict[str, Any]:
     """Complete where it has a value, failed where not; measured where it has seconds or memory."""
-    key = "-".join(map(str, axes.values()))
+    key = "-".join(map(str, axes.values())) or "only"
     record: dict[str, Any] = {"key": key, "state": "complete", "reason": "", "axes": dict(axes), "context": context}
     record |= {"tokens": context, "parameters": 1000, "value": value, "metrics": {}, "history": []}
     record |= {"epochs": 10, "steps": 100, "train_seconds": 60.0, "measured": None, "machine": dict(MACHINE)}
