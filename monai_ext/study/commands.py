@@ -22,8 +22,8 @@ def plan(file: str, output_dir: str | None = None, dataset_dir: str | None = Non
         output_dir: the folder for data and results; as the file says, or study_output/NAME.
         dataset_dir: the folder with the data, in place of what the file or the bundle says.
     """
-    from monai_ext.study.prepare import prepare
     from monai_ext.study.listing import plan_table
+    from monai_ext.study.prepare import prepare
 
     prepared = prepare(file, output_dir, dataset_dir)
     print(plan_table(prepared.planned, prepared.device, prepared.config.spec.threads))
@@ -55,11 +55,11 @@ def run(
         tracking: mlflow logs every trial as a run.
         worker_of: set by the command itself: which of several workers this one is.
     """
+    from monai_ext.study.listing import dropped_lines, states_line
     from monai_ext.study.prepare import prepare
     from monai_ext.study.progress import TrialsBar
-    from monai_ext.study.records import describe
+    from monai_ext.study.records import content_of, describe
     from monai_ext.study.storage import Storage
-    from monai_ext.study.listing import dropped_lines, states_line
     from monai_ext.study.tracking import TRACKERS, MLflow
     from monai_ext.study.worker import Worker
 
@@ -92,9 +92,11 @@ def run(
             Worker(prepared.config, store, about["plan"], threads, show).work()
         else:
             _several(workers, bar, folder)
+    if worker_of is not None:
+        return 0
     records = [record for record in store.records() if record["key"] in set(about["plan"])]
     print(states_line(records))
-    print(f"report: python -m monai_ext study report {file}")
+    _write(content_of(store), folder, _command(file, output_dir, storage))
     return 0 if all(record["state"] == "complete" for record in records) else 1
 
 
@@ -104,7 +106,7 @@ def _several(workers: int, bar: Any, folder: Path) -> None:
 
     from monai_ext.bench.child import start_child, why_it_died
 
-    words = [word for word in sys.argv[1:]]
+    words = sys.argv[1:]
     with contextlib.ExitStack() as stack:
         logs = [folder / f"worker_{i}.log" for i in range(workers)]
         for log in logs:
@@ -158,20 +160,78 @@ def report(
         results: a results.json in place of the study's trials; the report is written beside it, or to output_dir.
     """
     from monai_ext.study.records import content_of
-    from monai_ext.study.report import read_results, write_report
+    from monai_ext.study.report import read_results
 
     if (file is None) == (results is None):
         raise ValueError("give the study's file, or --results with a results.json.")
     if results is not None:
         content = read_results(results)
         folder = Path(output_dir).expanduser() if output_dir else Path(results).expanduser().absolute().parent
+        command = f"python -m monai_ext study report --results {Path(results).name}"
     else:
         store = _stored(str(file), output_dir, storage)
-        content, folder = content_of(store), store.folder
-    written = write_report(content, folder)
-    for path in written:
-        print(path)
+        content, folder, command = content_of(store), store.folder, _command(str(file), output_dir, storage)
+    _write(content, folder, command)
     return 0 if any(trial["state"] == "complete" for trial in content["trials"]) else 1
+
+
+def _command(file: str, output_dir: str | None, storage: str | None) -> str:
+    given = {"output_dir": output_dir, "storage": storage and "URL"}
+    words = [f"--{name} {value}" for name, value in given.items() if value]
+    return " ".join(["python -m monai_ext study report", file, *words])
+
+
+def _write(content: Any, folder: Path, command: str) -> None:
+    from monai_ext.study.report import gist, write_report
+
+    written = write_report(content, folder, command)
+    print(gist(content))
+    print(f"Written: {', '.join(str(path) for path in written)}")
+
+
+@_as_text
+def measure(
+    file: str, output_dir: str | None = None, dataset_dir: str | None = None, storage: str | None = None
+) -> None:
+    """Measure time and memory of the finished trials again, one after the other, on a machine that does nothing else.
+
+    Figures that were taken while other trials ran beside are replaced; the seed apart, equal trials are measured once.
+
+    Args:
+        file: of the study, or the name of one that comes with the package.
+        output_dir: the folder of the results.
+        dataset_dir: the folder with the data, in place of what the file or the bundle says.
+        storage: URL of the data base that the workers shared.
+    """
+    import json
+
+    from tqdm import tqdm
+
+    from monai_ext.study.prepare import prepare
+    from monai_ext.study.progress import name_of
+    from monai_ext.study.records import MEASURED_AGAIN
+    from monai_ext.study.worker import make_request, measure_apart
+
+    store = _stored(file, output_dir, storage)
+    prepared = prepare(file, output_dir, dataset_dir)
+    spec = prepared.config.spec
+    threads = spec.threads or os.cpu_count() or 1
+    alike: dict[str, list[Any]] = {}
+    for record in store.records():
+        if record["state"] == "complete":
+            settings = {name: value for name, value in record["settings"].items() if name != "seed"}
+            alike.setdefault(json.dumps(settings, sort_keys=True), []).append(record)
+    with tqdm(alike.values(), desc="measure", unit="trial", dynamic_ncols=True) as bar:
+        for records in bar:
+            bar.set_postfix_str(name_of(records[0]), refresh=sys.stderr.isatty())
+            found = measure_apart(spec, make_request(prepared.config, records[0]), threads)
+            if "step_seconds" not in found:
+                bar.write(f"{name_of(records[0])}: {found['reason']}", file=sys.stderr)
+                continue
+            machine = found.pop("machine")
+            for record in records:
+                store.remember({MEASURED_AGAIN + record["key"]: {"measured": found, "machine": machine}})
+    print(f"report: {_command(file, output_dir, storage)}")
 
 
 def list_() -> None:
@@ -193,4 +253,4 @@ def _stored(file: str, output_dir: str | None, storage: str | None) -> Any:
     return Storage(spec.name, folder, storage, spec.metric.maximize)
 
 
-COMMANDS = {"plan": plan, "run": run, "status": status, "report": report, "list": list_}
+COMMANDS = {"list": list_, "plan": plan, "run": run, "status": status, "report": report, "measure": measure}

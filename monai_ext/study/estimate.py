@@ -11,10 +11,11 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +25,7 @@ from monai_ext.mixers import Mixer
 
 # float32: weights, gradients, Adam's two averages, the average of the weights
 COPIES = 5
+ATTENTION = "scaled_dot_product"
 # operators that move no bytes
 VIEWS = (
     "view",
@@ -40,6 +42,14 @@ VIEWS = (
 )
 
 
+class Speed(NamedTuple):
+    """A machine's operations a second, those of fused attention, and bytes moved a second."""
+
+    flops: float
+    attention: float
+    traffic: float
+
+
 @dataclass(frozen=True)
 class Estimate:
     """An estimate of one training step.
@@ -49,6 +59,7 @@ class Estimate:
         tokens: tokens of an image in the finest call.
         parameters: of the network.
         flops: floating point operations of products and convolutions.
+        attention: those inside PyTorch's fused attention, which runs at a pace of its own.
         traffic: bytes that operators read and write.
         memory: bytes at the peak: what the backward needs, and the copies of the weights that training holds.
     """
@@ -57,12 +68,13 @@ class Estimate:
     tokens: int | None
     parameters: int
     flops: float
+    attention: float
     traffic: float
     memory: int
 
-    def seconds(self, speed: tuple[float, float]) -> float:
-        """Of a step, on a machine of so many operations, and bytes, a second."""
-        return self.flops / speed[0] + self.traffic / speed[1]
+    def seconds(self, speed: Speed) -> float:
+        """Of a step, on a machine of this speed."""
+        return self.flops / speed.flops + self.attention / speed.attention + self.traffic / speed.traffic
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,10 +83,15 @@ class Estimate:
 class _Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0.0
+        self.bytes = self.attention = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if ATTENTION in func.name():
+            # two products forward; five backward, the scores once more among them
+            backward = "backward" in func.name()
+            q, k = args[1:3] if backward else args[:2]
+            self.attention += (10 if backward else 4) * q.numel() * k.shape[-2]
         if not any(name in func.name() for name in VIEWS):
             self.bytes += sum(_bytes(t) for t in (*_tensors(args), *_tensors([out])))
         return out
@@ -131,30 +148,37 @@ def estimate(network: nn.Module, batch: int, channels: int, size: Sequence[int])
         total = sum(t.float().mean() for t in _tensors([out]))
         total.backward()
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    fused = sum(n for op, n in flops.get_flop_counts()["Global"].items() if ATTENTION in str(op))
     saved = sum(storage.nbytes() for storage in kept.values())
     return Estimate(
         context=contexts.context or None,
         tokens=contexts.tokens // batch or None,
         parameters=parameters,
-        flops=float(flops.get_total_flops()),
+        flops=float(flops.get_total_flops() - fused),
+        attention=traffic.attention,
         traffic=traffic.bytes,
         memory=int(saved + 4 * COPIES * parameters),
     )
 
 
-def machine_speed(device: torch.device, seconds: float = 0.3) -> tuple[float, float]:
-    """Floating point operations, and bytes moved, a second: a product and a sum of large tensors, the best of a few."""
+def machine_speed(device: torch.device, seconds: float = 0.2) -> Speed:
+    """The best of a few products, fused attentions of narrow heads, and sums, of large tensors."""
     a = torch.randn(1024, 1024, device=device)
     b = torch.randn(2**23, device=device)
     c = torch.empty_like(b)
+    q = torch.randn(1, 4, 1024, 32, device=device)
     best = []
-    for step, amount in ((lambda: a @ a, 2 * 1024.0**3), (lambda: torch.add(b, 1, out=c), 2.0 * 4 * 2**23)):
+    for step, amount in (
+        (lambda: a @ a, 2 * 1024.0**3),
+        (lambda: F.scaled_dot_product_attention(q, q, q), 4 * 4 * 1024.0**2 * 32),
+        (lambda: torch.add(b, 1, out=c), 2.0 * 4 * 2**23),
+    ):
         timed(step, device)
         end, times = time.perf_counter() + seconds, []
         while not times or time.perf_counter() < end:
             times.append(timed(step, device))
         best.append(amount / min(times))
-    return best[0], best[1]
+    return Speed(*best)
 
 
 def _bytes(t: torch.Tensor) -> float:

@@ -12,6 +12,8 @@ from monai_ext.study.storage import Storage
 
 SCHEMA = 1
 MIXER = "mixer"
+# before a trial's key: where the storage keeps what `measure` found later
+MEASURED_AGAIN = "measured again "
 
 
 def describe(config: BundleConfig, planned: Sequence[Planned]) -> dict[str, Any]:
@@ -57,6 +59,10 @@ def content_of(storage: Storage) -> dict[str, Any]:
         raise ValueError(f"there are no trials of study {storage.name!r} in {storage.url}: run it first.")
     wanted = set(about["plan"])
     trials = [_trial(record, about["study"]) for record in storage.records() if record["key"] in wanted]
+    for trial in trials:
+        again = about.get(MEASURED_AGAIN + trial["key"])
+        if again is not None:
+            trial |= again
     return {"schema": SCHEMA, "study": about["study"], "dropped": about["dropped"], "trials": trials}
 
 

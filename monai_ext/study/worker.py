@@ -13,6 +13,7 @@ from typing import Any
 
 from monai_ext.bench.child import MEASURED, environment, run_child, start_child, why_it_died
 from monai_ext.study.bundle_config import BundleConfig
+from monai_ext.study.spec import Spec
 from monai_ext.study.storage import Storage
 from monai_ext.study.trial import COMPLETE, STATE
 from monai_ext.study.workflow import read_json, write_json
@@ -69,7 +70,7 @@ class Worker:
     def _result(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         done = read_json(folder / "result.json")
         if done.get("status") != COMPLETE:  # else a worker died before it could tell
-            request = self._request(record)
+            request = make_request(self.config, record)
             (folder / "result.json").unlink(missing_ok=True)
             request["measured"] = self._measured(request, folder, record)
             write_json(folder / "request.json", request)
@@ -79,34 +80,11 @@ class Worker:
         done["state"] = "complete" if done.pop("status") == COMPLETE else "failed"
         return {**done, "measured": measured if measured.get("step_seconds") else None, "machine": machine}
 
-    def _request(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        spec, config = self.config.spec, self.config
-        return {
-            "key": record["key"],
-            "config_files": [str(file) for file in spec.config_files],
-            "evaluate_files": [str(file) for file in spec.evaluate_files],
-            "places": config.places(),
-            "settings": {**spec.settings, **record["settings"]},
-            "val_interval": config.get("val_interval"),
-            "budget": dict(spec.budget),
-            "metric": vars(spec.metric),
-            "repeats": spec.repeats,
-            "max_seconds": spec.max_seconds,
-        }
-
     def _measured(self, request: Mapping[str, Any], folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        path, spec = folder / "measured.json", self.config.spec
-        if not path.is_file() and spec.repeats:
+        path = folder / "measured.json"
+        if not path.is_file() and self.config.spec.repeats:
             self.show(record, {"measuring": True})
-            with _lone_process() if spec.processes > 1 else contextlib.nullcontext():
-                found = run_child(
-                    "monai_ext.study.measure",
-                    request,
-                    threads=self.threads,
-                    allocator="default",
-                    seconds=MEASURING * spec.max_seconds,
-                )
-            write_json(path, found if found.pop("status") == MEASURED else {"reason": found["reason"]})
+            write_json(path, measure_apart(self.config.spec, request, self.threads))
         return read_json(path)
 
     def _train(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -143,6 +121,36 @@ class Worker:
         if not self.config.spec.keep_weights:
             (folder / "model.pt").unlink(missing_ok=True)
             shutil.rmtree(folder / "test", ignore_errors=True)
+
+
+def make_request(config: BundleConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial's processes are told."""
+    spec = config.spec
+    return {
+        "key": record["key"],
+        "config_files": [str(file) for file in spec.config_files],
+        "evaluate_files": [str(file) for file in spec.evaluate_files],
+        "places": config.places(),
+        "settings": {**spec.settings, **record["settings"]},
+        "val_interval": config.get("val_interval"),
+        "budget": dict(spec.budget),
+        "metric": vars(spec.metric),
+        "repeats": max(1, spec.repeats),
+        "max_seconds": spec.max_seconds,
+    }
+
+
+def measure_apart(spec: Spec, request: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Time and memory of a trial, found in a fresh process; or the reason why there is no figure."""
+    with _lone_process() if spec.processes > 1 else contextlib.nullcontext():
+        found = run_child(
+            "monai_ext.study.measure",
+            request,
+            threads=threads,
+            allocator="default",
+            seconds=MEASURING * spec.max_seconds,
+        )
+    return found if found.pop("status") == MEASURED else {"reason": found["reason"]}
 
 
 def _since(log: Path, start: int) -> Path:

@@ -14,7 +14,7 @@ from monai_ext.bench.measure import peak_memory
 from monai_ext.mixers import MIXERS
 from monai_ext.networks import MixerSwinUNETR, MixerViT
 from monai_ext.study.bundle_config import BundleConfig
-from monai_ext.study.estimate import estimate, machine_speed
+from monai_ext.study.estimate import Speed, estimate, machine_speed
 from monai_ext.study.plan import plan
 from monai_ext.study.spec import load_spec
 from tests.study.toy import write_study
@@ -139,6 +139,13 @@ def test_flops_of_a_linear_layer_and_memory_of_its_input() -> None:
     assert found.memory == 4 * 5 * 2048 + 4 * (4 * 64 + 4 * 32)  # weights and their copies, input and output
 
 
+def test_fused_attention_is_counted_apart() -> None:
+    found = estimate(vit(num_layers=1), 2, 1, (32, 32))
+    # scores and their product with the values, forward; the backward makes both gradients, and the scores again
+    assert found.attention == pytest.approx(3.5 * 4 * 2 * 64**2 * 24, rel=0.2)
+    assert estimate(vit("seqnorm", num_layers=1), 2, 1, (32, 32)).attention == 0
+
+
 def test_memory_is_about_what_a_step_takes() -> None:
     net = vit(img_size=128, hidden_size=48, mlp_dim=192, num_layers=4)
     guess = estimate(net, 2, 1, (128, 128))
@@ -152,10 +159,10 @@ def test_memory_is_about_what_a_step_takes() -> None:
 def test_an_estimate_does_not_compute() -> None:
     net = vit(img_size=4096, patch_size=16, pos_embed_type="none")
     found = estimate(net, 8, 1, (4096, 4096))
-    assert found.tokens == 65536 and found.seconds((1e9, 1e9)) > 1
+    assert found.tokens == 65536 and found.seconds(Speed(1e9, 1e9, 1e9)) > 1
     assert all(parameter.grad is None or parameter.grad.shape == parameter.shape for parameter in net.parameters())
 
 
 def test_speed_is_of_this_machine() -> None:
-    flops, traffic = machine_speed(torch.device("cpu"), seconds=0.01)
-    assert 1e7 < flops < 1e15 and 1e7 < traffic < 1e13
+    speed = machine_speed(torch.device("cpu"), seconds=0.01)
+    assert all(1e7 < one < 1e15 for one in speed)
