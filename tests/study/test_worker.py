@@ -212,6 +212,17 @@ def test_two_workers_of_one_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
+    file = write_study(tmp_path, axes={"mixer": ["seqnorm"], "seed": [0, 1]}, repeats=0, set={"pause": 0.5})
+    process = command(file, "--workers", "2")
+    wait_until(lambda: bool(progress(file)))
+    process.kill()
+    process.wait()
+    storage = Storage("toy_study", tmp_path / "out")
+    wait_until(lambda: storage.revive() == 0 and all(r["state"] == "waiting" for r in storage.records()), 20)
+
+
+@pytest.mark.slow
 def test_several_processes_a_trial(tmp_path: Path) -> None:
     file = write_study(tmp_path, **ONE, processes=2)
     config = tmp_path / "toy" / "configs" / "train.json"
