@@ -72,8 +72,11 @@ class Storage:
                     direction="maximize" if maximize else "minimize",
                     load_if_exists=True,
                 )
-            except ImportError:
-                raise
+            except ImportError as error:
+                raise ImportError(
+                    f"the driver of the data base {_without_password(self.url)} is not installed "
+                    f"({error.__cause__ or error}): install it, psycopg[binary] for PostgreSQL or pymysql for MySQL."
+                ) from error
             except Exception as error:
                 if type(error).__module__.split(".")[0] not in ("sqlalchemy", "optuna", "alembic"):
                     raise

@@ -1,8 +1,12 @@
-"""The queue: every trial once, whoever takes it, and whoever dies."""
+"""The queue: every trial once, whoever takes it, and whoever dies.
+
+In SQLite, or in the data base whose URL is in the variable MONAI_EXT_STUDY_DATABASE.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -26,13 +30,18 @@ def keys(count: int) -> list[str]:
     return [trial.key for trial in trials(count)]
 
 
+def open_storage(folder: Path, **options: Any) -> Storage:
+    """A study of the test's own: in its folder, or in the data base that the variable names."""
+    return Storage(f"study_{abs(hash(folder))}", folder, os.environ.get("MONAI_EXT_STUDY_DATABASE"), **options)
+
+
 def states(storage: Storage) -> list[str]:
     return [record["state"] for record in storage.records()]
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    found = Storage("a_study", tmp_path / "out")
+    found = open_storage(tmp_path / "out")
     found.enqueue(trials(3))
     return found
 
@@ -46,7 +55,7 @@ def test_a_trial_is_put_there_once(storage: Storage) -> None:
 
 
 def test_a_claim_is_exclusive_and_its_result_is_kept(storage: Storage) -> None:
-    other = Storage("a_study", storage.folder)
+    other = open_storage(storage.folder)
     with storage.claim(keys(3)) as mine, other.claim(keys(3)) as yours:
         assert mine is not None and yours is not None
         assert (mine["key"], yours["key"]) == ("key0", "key1")
@@ -76,11 +85,11 @@ def test_a_trial_of_another_plan_is_not_taken(storage: Storage) -> None:
 
 
 def test_many_workers_never_share_a_trial(tmp_path: Path) -> None:
-    Storage("a_study", tmp_path).enqueue(trials(12))
+    open_storage(tmp_path).enqueue(trials(12))
     taken: list[str] = []
 
     def work() -> None:
-        own = Storage("a_study", tmp_path)
+        own = open_storage(tmp_path)
         while True:
             with own.claim(keys(12)) as record:
                 if record is None:
@@ -94,7 +103,7 @@ def test_many_workers_never_share_a_trial(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == sorted(keys(12))
-    assert states(Storage("a_study", tmp_path)) == ["complete"] * 12
+    assert states(open_storage(tmp_path)) == ["complete"] * 12
 
 
 def test_a_worker_that_stops_gives_its_trial_back(storage: Storage) -> None:
@@ -111,7 +120,7 @@ def test_a_killed_worker_s_trial_is_free_at_once_on_its_machine(storage: Storage
 import time
 from pathlib import Path
 from monai_ext.study.storage import Storage
-with Storage("a_study", Path({str(storage.folder)!r})).claim(["key1"]) as record:
+with Storage({storage.name!r}, Path({str(storage.folder)!r}), {storage.url!r}).claim(["key1"]) as record:
     print(record["key"], flush=True)
     time.sleep(60)
 """
@@ -129,7 +138,7 @@ with Storage("a_study", Path({str(storage.folder)!r})).claim(["key1"]) as record
 
 
 def test_another_machine_s_trial_is_free_when_its_heart_stops(storage: Storage, monkeypatch: Any) -> None:
-    own = Storage("a_study", storage.folder, grace=2)
+    own = open_storage(storage.folder, grace=2)
     monkeypatch.setattr("platform.node", lambda: "far_away")
     with storage.claim(keys(1)) as record:
         assert record is not None
@@ -169,7 +178,7 @@ def test_failed_trials_run_again_only_where_asked_to(storage: Storage) -> None:
 
 def test_what_the_study_is_is_remembered(storage: Storage) -> None:
     storage.remember({"study": {"name": "a_study"}, "plan": keys(3)})
-    assert Storage("a_study", storage.folder).recall() == {"study": {"name": "a_study"}, "plan": keys(3)}
+    assert open_storage(storage.folder).recall() == {"study": {"name": "a_study"}, "plan": keys(3)}
 
 
 def test_a_data_base_that_cannot_be_opened_is_named_without_its_password(tmp_path: Path) -> None:
