@@ -73,7 +73,7 @@ def _axis(name: str, value: Any) -> Axis:
             labels, value = value.get("labels"), value["values"]
     if not isinstance(value, list) or not value:
         raise ValueError(f"axes: {name} must be a list of values, got {value!r}.")
-    labels = [label_of(item) for item in value] if labels is None else list(labels)
+    labels = [label_of(item) for item in (value if labels is None else labels)]
     if len(labels) != len(value) or len({str(label) for label in labels}) != len(labels):
         raise ValueError(f"axes: {name} needs as many different labels as values, got {labels}.")
     return Axis(name, ids, tuple(value), tuple(labels))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_ext.study.axes import Axis
 from monai_ext.study.spec import Spec
@@ -19,7 +20,7 @@ NETWORK = ("network_def", "network")
 # ids that name the size of a training image, in this order
 IMAGE_SIZES = ("image_size", "patch_size", "roi_size", "spatial_size")
 # where things are, and what has no bearing on the result
-PLACES = ("bundle_root", "dataset_dir", "output_dir", "model_path", "resume", "num_workers", "device")
+PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "model_path", "resume", "num_workers", "device")
 
 
 class BundleConfig:
@@ -39,8 +40,17 @@ class BundleConfig:
         except (ValueError, OSError) as error:
             files = ", ".join(file.name for file in spec.config_files)
             raise ValueError(f"the config {files} cannot be read ({' '.join(str(error).split())}).") from error
-        for name in spec.settings:
+        # the same with the study's own settings
+        self.applied = json.loads(json.dumps(self.content))
+        if spec.bundle is not None and str(spec.bundle) not in sys.path:
+            sys.path.insert(1, str(spec.bundle))  # its own modules
+        for name, value in spec.settings.items():
             self.check(name, "set")
+            parser = ConfigParser(self.applied)
+            parser[name] = value
+            self.applied = parser.get()
+        if spec.dataset_dir is not None and not self.takes("dataset_dir"):
+            raise ValueError(f"dataset_dir: the config of {self.name} has no such id; say by set where the data are.")
 
     @property
     def name(self) -> str:
@@ -52,7 +62,7 @@ class BundleConfig:
 
     def get(self, config_id: str, default: Any = None) -> Any:
         """The config's unparsed content at an id."""
-        content: Any = self.content
+        content: Any = self.applied
         for part in config_id.replace("::", "#").split("#"):
             if isinstance(content, Mapping) and part in content:
                 content = content[part]
@@ -69,11 +79,14 @@ class BundleConfig:
         parent, _, last = config_id.replace("::", "#").rpartition("#")
         owner = self.get(parent) if parent else None
         if isinstance(owner, Mapping) and "_target_" in owner:
-            target: Any = locate(str(owner["_target_"]))
-            return target is not None and last in inspect.signature(target).parameters
+            target = _class_of(str(owner["_target_"]))
+            if target is None:  # what cannot be looked into is taken at its word
+                return True
+            known = inspect.signature(target).parameters.values()
+            return any(parameter.name == last or parameter.kind is parameter.VAR_KEYWORD for parameter in known)
         if isinstance(owner, Mapping):
             return True
-        return not parent and f"@{last}" in json.dumps(self.content)
+        return not parent and f"@{last}" in json.dumps(self.applied)
 
     def check(self, config_id: str, where: str) -> None:
         if not self.takes(config_id):
@@ -132,6 +145,8 @@ class BundleConfig:
         content = {name: item for name, item in self.content.items() if name not in PLACES}
         fixed = {name: item for name, item in self.spec.settings.items() if name not in PLACES}
         judged = [self.spec.metric.name, self.spec.metric.split, self.spec.metric.at, self.spec.metric.maximize]
+        if self.spec.metric.split == "test":
+            judged.append(ConfigParser.load_config_files([str(file) for file in self.spec.evaluate_files]))
         whole = [self.name, content, fixed, dict(settings), dict(self.spec.budget), judged]
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -142,7 +157,7 @@ class BundleConfig:
             ValueError: there is none.
         """
         for name in NETWORK:
-            if isinstance(self.get(name), Mapping) and "_target_" in self.content[name]:
+            if isinstance(self.get(name), Mapping) and "_target_" in self.get(name):
                 return name
         raise ValueError(f"the config of {self.name} has no network_def or network that is a class with arguments.")
 
@@ -156,7 +171,8 @@ class BundleConfig:
         network = self.network_id()
         size = given.get("size") or next((f"@{name}" for name in IMAGE_SIZES if self.has(name)), None)
         channels = given.get("channels", f"@{network}#in_channels" if self.takes(f"{network}#in_channels") else None)
-        batch = given.get("batch", "@batch_size" if self.has("batch_size") else 1)
+        loader = "train#dataloader#batch_size"
+        batch = given.get("batch", f"@{loader}" if self.has(loader) else "@batch_size" if self.has("batch_size") else 1)
         found = []
         for what, value in (("size", size), ("channels", channels), ("batch", batch)):
             if value is None:
@@ -169,3 +185,10 @@ class BundleConfig:
 
     def _dims(self, parser: ConfigParser, network: str) -> int:
         return int(parser.get_parsed_content(f"{network}#spatial_dims")) if self.has(f"{network}#spatial_dims") else 3
+
+
+def _class_of(name: str) -> Any:
+    """The class or function of a `_target_`, which may be a bare name of MONAI's; None where it is not found."""
+    module = None if "." in name else ComponentLocator().get_component_module_name(name)
+    modules = [module] if isinstance(module, str) else module or [None]
+    return locate(f"{modules[0]}.{name}" if modules[0] else name)

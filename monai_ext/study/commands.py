@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def run(
     """
     from monai_ext.bench.child import end_with_parent
     from monai_ext.study.listing import dropped_lines, states_line
+    from monai_ext.study.plan import keep_known
     from monai_ext.study.prepare import prepare
     from monai_ext.study.progress import TrialsBar
     from monai_ext.study.records import content_of, describe
@@ -70,17 +71,19 @@ def run(
         raise ValueError(f"tracking must be {' or '.join(TRACKERS)}, got {tracking!r}.")
     if worker_of is not None:
         end_with_parent()
-    prepared = prepare(file, output_dir, dataset_dir, device_of=worker_of)
+    prepared = prepare(file, output_dir, dataset_dir, worker_of, plan_trials=worker_of is None)
     spec, folder = prepared.config.spec, prepared.folder
     store = Storage(spec.name, folder, storage, spec.metric.maximize)
-    about = describe(prepared.config, prepared.planned) if worker_of is None else store.recall()
-    threads = spec.threads or max(1, (os.cpu_count() or 1) // (workers * spec.processes))
+    # what is in the storage stays in the plan, however little memory is free just now
+    planned = keep_known(prepared.planned, {record["key"] for record in store.records()})
+    about = describe(prepared.config, planned) if worker_of is None else store.recall()
+    threads = spec.threads or max(1, _cores() // (workers * spec.processes))
     tracker = MLflow(spec.name, f"sqlite:///{folder / 'mlruns.db'}") if tracking else None
     if worker_of is None:
         store.remember(about)
         store.revive()
-        store.enqueue([trial for trial in prepared.planned if not trial.reason], retry_failed)
-        for line in dropped_lines(prepared.planned):
+        store.enqueue([trial for trial in planned if not trial.reason], retry_failed)
+        for line in dropped_lines(planned):
             print(line)
     if not about["plan"]:
         raise ValueError("no trial of this study can run; `plan` shows the reasons.")
@@ -98,9 +101,19 @@ def run(
     if worker_of is not None:
         return 0
     records = [record for record in store.records() if record["key"] in set(about["plan"])]
+    if tracker is not None:
+        for record in records:
+            if "result" in record:
+                tracker.log(record, about["study"])
     print(states_line(records))
     _write(content_of(store), folder, _command(file, output_dir, storage))
     return 0 if all(record["state"] == "complete" for record in records) else 1
+
+
+def _cores() -> int:
+    """Cores that this process may use; of a shared node, the job's."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _several(workers: int, bar: Any, folder: Path) -> None:
@@ -121,11 +134,11 @@ def _several(workers: int, bar: Any, folder: Path) -> None:
             for i, log in enumerate(logs)
         ]
         while any(process.poll() is None for process in started):
-            bar.look()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                next(p for p in [*started, started[0]] if p.poll() is None or p is started[0]).wait(1.0)
+            with contextlib.suppress(Exception):  # a data base that is away for a moment
+                bar.look()
+            time.sleep(1.0)
     for process, log in zip(started, logs):
-        if process.returncode not in (0, 1):
+        if process.returncode:
             print(f"a worker stopped: {why_it_died(process.returncode, log)}", file=sys.stderr)
 
 
@@ -216,18 +229,21 @@ def measure(
     from monai_ext.study.worker import make_request, measure_apart
 
     store = _stored(file, output_dir, storage)
-    prepared = prepare(file, output_dir, dataset_dir)
+    prepared = prepare(file, output_dir, dataset_dir, plan_trials=False)
     spec = prepared.config.spec
-    threads = spec.threads or os.cpu_count() or 1
+    threads = spec.threads or _cores()
     alike: dict[str, list[Any]] = {}
+    planned = set(store.recall().get("plan", []))
     for record in store.records():
-        if record["state"] == "complete":
+        if record["state"] == "complete" and record["key"] in planned:
             settings = {name: value for name, value in record["settings"].items() if name != "seed"}
             alike.setdefault(json.dumps(settings, sort_keys=True), []).append(record)
     with tqdm(alike.values(), desc="measure", unit="trial", dynamic_ncols=True) as bar:
         for records in bar:
             bar.set_postfix_str(name_of(records[0]), refresh=sys.stderr.isatty())
-            found = measure_apart(spec, make_request(prepared.config, records[0]), threads)
+            folder = store.trial_folder(records[0]["key"])
+            folder.mkdir(parents=True, exist_ok=True)
+            found = measure_apart(spec, make_request(prepared.config, records[0]), threads, folder)
             if "step_seconds" not in found:
                 bar.write(f"{name_of(records[0])}: {found['reason']}", file=sys.stderr)
                 continue

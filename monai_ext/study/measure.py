@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
+import functools
 import gc
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +20,12 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from monai_ext.bench.child import GiveUp, answer, at_most, guard_memory
 from monai_ext.bench.measure import machine, peak_memory, spread, time_in_turn, timed
-from monai_ext.study.workflow import EVALUATOR, TRAINER, open_workflow, quiet
+from monai_ext.study.workflow import EVALUATOR, TRAINER, load_config, open_workflow, places_in, quiet, write_json
 
 # a first pass on a crop of this size loads libraries, which would count as the step's memory
 TINY = 32
+# where the config names no batch size
+DEFAULT_BATCH = 8
 
 
 def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
@@ -30,7 +37,9 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
     guard_memory()
     quiet()
     limit, repeats = request["max_seconds"], request["repeats"]
-    workflow = open_workflow(request, {**_few(request), "num_workers": 0})
+    elsewhere = tempfile.mkdtemp(dir=Path(request["partial"]).parent)  # handlers may write as soon as they are built
+    atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+    workflow = open_workflow(request, {**_few(request), **places_in(Path(elsewhere)), "num_workers": 0})
     parser = workflow.parser
     with at_most(10 * limit, give_up, "loading one batch"):
         workflow.initialize()
@@ -43,6 +52,7 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
     _tiny_step(trainer, image)
     step = _training_step(trainer, image, label)
     found |= _part("step", step, device, limit, repeats, give_up)
+    write_json(Path(request["partial"]), found)  # it counts, too, where the inference takes too long
     trainer.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     evaluator = parser.get_parsed_content(EVALUATOR)
@@ -63,9 +73,10 @@ def _part(
 
 def _few(request: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that cut both datasets to what is looked at."""
-    parser = ConfigParser(ConfigParser.load_config_files(request["config_files"]))
+    parser = ConfigParser(load_config(request))
+    parser.update(pairs=dict(request["settings"]))
     found: dict[str, Any] = {}
-    batch = request["settings"].get("batch_size", parser.get("batch_size", 8))
+    batch = _batch(parser)
     for dataset, count in (("train#dataset#data", batch), ("validate#dataset#data", 1)):
         data = parser.get(dataset)
         if isinstance(data, str) and data.startswith("$"):
@@ -77,6 +88,13 @@ def _few(request: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _batch(parser: ConfigParser) -> int:
+    for name in ("train#dataloader#batch_size", "batch_size"):
+        if name in parser:
+            return int(parser.get_parsed_content(name))
+    return DEFAULT_BATCH
+
+
 def _tiny_step(trainer: SupervisedTrainer, image: torch.Tensor) -> None:
     with contextlib.suppress(Exception):
         network = copy.deepcopy(trainer.network)
@@ -86,13 +104,12 @@ def _tiny_step(trainer: SupervisedTrainer, image: torch.Tensor) -> None:
 
 
 def _training_step(trainer: SupervisedTrainer, image: torch.Tensor, label: Any) -> Callable[[], None]:
-    device = image.device
-    enabled = bool(getattr(trainer, "amp", False))
+    amp = functools.partial(torch.autocast, "cuda", enabled=bool(getattr(trainer, "amp", False)))  # as MONAI's engines
 
     def step() -> None:
         trainer.network.train()
         trainer.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, enabled=enabled):
+        with amp():
             loss = trainer.loss_function(trainer.inferer(image, trainer.network), label)
         loss.mean().backward()
         trainer.optimizer.step()
@@ -105,7 +122,7 @@ def _inference(evaluator: SupervisedEvaluator, image: torch.Tensor) -> Callable[
 
     def run() -> None:
         network.eval()
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=bool(getattr(evaluator, "amp", False))):
+        with torch.no_grad(), torch.autocast("cuda", enabled=bool(getattr(evaluator, "amp", False))):
             evaluator.inferer(image, network)
 
     return run

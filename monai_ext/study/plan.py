@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from monai_ext.study.axes import Label, combinations
 from monai_ext.study.bundle_config import BundleConfig
 from monai_ext.study.estimate import Estimate, estimate
 
-# of a CPU's free memory a trial may take this share
+# of a CPU's memory a trial may take this share
 MEMORY_SHARE = 0.9
 
 
@@ -49,7 +50,7 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:
-        return MEMORY_SHARE * 1024 * kilobytes("/proc/meminfo", "MemAvailable")
+        return MEMORY_SHARE * 1024 * kilobytes("/proc/meminfo", "MemTotal")
     except (OSError, KeyError):
         return float("inf")
 
@@ -75,9 +76,21 @@ def plan(config: BundleConfig, memory: float, announce: Callable[[int, int], Non
         if alike not in known:
             known[alike] = _look(config, settings, memory)
         found.append(Planned(config.key(settings), labels, settings, **known[alike]))
+        runs = not found[-1].reason
+        if runs and spec.context_axis is None and (found[-1].estimate is None or found[-1].estimate.context is None):
+            why = found[-1].note or "the network has none of this project's mixers"
+            raise ValueError(
+                f"the context of {labels} is not known ({why}): name the axis whose labels are the context, "
+                "context_axis: NAME."
+            )
         if announce is not None:
             announce(number + 1, len(chosen))
     return found
+
+
+def keep_known(planned: Sequence[Planned], known: Container[str]) -> list[Planned]:
+    """The plan with those trials that were begun kept in it, though they would not fit here and now."""
+    return [dataclasses.replace(trial, reason="") if trial.key in known else trial for trial in planned]
 
 
 def _look(config: BundleConfig, settings: Mapping[str, Any], memory: float) -> dict[str, Any]:
@@ -85,9 +98,12 @@ def _look(config: BundleConfig, settings: Mapping[str, Any], memory: float) -> d
         parser = config.parser(settings)
         set_determinism(0)
         network = parser.get_parsed_content(config.network_id())
-        batch, channels, size = config.image_shape(parser)
     except Exception as error:
         return {"reason": _sentence(error)}
+    try:
+        batch, channels, size = config.image_shape(parser)
+    except Exception as error:
+        return {"note": f"no estimate: {_sentence(error)}"}
     steps = _steps(config, parser, batch)
     try:
         found = estimate(network, batch, channels, size)
@@ -97,7 +113,7 @@ def _look(config: BundleConfig, settings: Mapping[str, Any], memory: float) -> d
         return {"steps": steps, "note": f"no estimate: {_sentence(error)}"}
     reason = ""
     if found.memory > memory:
-        reason = f"needs about {found.memory / 2**30:.1f} GiB, and {memory / 2**30:.1f} GiB are free."
+        reason = f"needs about {found.memory / 2**30:.1f} GiB, and there are {memory / 2**30:.1f} GiB."
     return {"estimate": found, "steps": steps, "reason": reason}
 
 

@@ -27,15 +27,19 @@ class Prepared:
 
 
 def prepare(
-    file: str, output_dir: str | None = None, dataset_dir: str | None = None, device_of: int | None = None
+    file: str,
+    output_dir: str | None = None,
+    dataset_dir: str | None = None,
+    device_of: int | None = None,
+    plan_trials: bool = True,
 ) -> Prepared:
     """Read a study, draw its phantom where it wants one, and plan it.
 
     Args:
         file: of the study, or a name.
         output_dir, dataset_dir: in place of what the file says.
-        device_of: number of a worker, which takes the GPU of that number, and finds the trials in the storage: none
-            is planned.
+        device_of: number of a worker, which takes the GPU of that number.
+        plan_trials: False where the trials are found in the storage.
 
     Raises:
         ValueError, FileNotFoundError: as the parts say.
@@ -46,9 +50,9 @@ def prepare(
         spec = dataclasses.replace(spec, dataset_dir=dataset_dir, phantom=None)
     elif spec.phantom is not None:
         spec = dataclasses.replace(spec, dataset_dir=str(_drawn(spec, folder)))
-    device = _choose(spec.device, device_of)
+    device = _choose(spec.device, device_of, spec.processes)
     config = BundleConfig(spec)
-    if device_of is not None:
+    if not plan_trials:
         return Prepared(config, folder, device, [])
     with tqdm(desc="plan", unit="trial", leave=False, disable=not sys.stderr.isatty()) as bar:
 
@@ -74,8 +78,8 @@ def _drawn(spec: Spec, folder: Path) -> Path:
     return root
 
 
-def _choose(name: str, number: int | None) -> torch.device:
-    """The device, alone visible to what this process starts."""
+def _choose(name: str, number: int | None, processes: int) -> torch.device:
+    """The device; a worker's own ones, one a process, alone are visible to what it starts."""
     device = find_device(name)
     if device.type == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -83,5 +87,6 @@ def _choose(name: str, number: int | None) -> torch.device:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(
             ","
         )
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+        own = [visible[(number * processes + i) % len(visible)] for i in range(processes)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(own))
     return device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,8 @@ class TrialsBar:
         else:
             self._say(describe(record, progress))
         if time.monotonic() - self._looked > 5:
-            self.look(postfix=False)
+            with contextlib.suppress(Exception):  # a data base that is away for a moment
+                self.look(postfix=False)
 
     def look(self, postfix: bool = True) -> None:
         """Trials of other processes, as the storage has them."""

@@ -55,8 +55,8 @@ def content_of(storage: Storage) -> dict[str, Any]:
         ValueError: nothing was ever run.
     """
     about = storage.recall()
-    if "study" not in about:
-        raise ValueError(f"there are no trials of study {storage.name!r} in {storage.url}: run it first.")
+    if "plan" not in about or "dropped" not in about:
+        raise ValueError(f"there are no trials of study {storage.name!r} in its storage: run it first.")
     wanted = set(about["plan"])
     trials = [_trial(record, about["study"]) for record in storage.records() if record["key"] in wanted]
     for trial in trials:

@@ -154,6 +154,9 @@ def _spec(content: Mapping[str, Any], path: Path) -> Spec:
     if content.get("device", "auto") not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {content['device']!r}.")
     axes = parse_axes(_mapping(content, "axes"))
+    budget = _budget(_mapping(content, "budget"))
+    if numbers["processes"] > 1 and (metric.split == "test" or (budget and "epochs" not in budget)):
+        raise ValueError("processes above 1 go with a budget of epochs, and with the validation's metric.")
     return Spec(
         name=name,
         title=str(content.get("title", name)),
@@ -162,7 +165,7 @@ def _spec(content: Mapping[str, Any], path: Path) -> Spec:
         config_files=tuple(_config(item, bundle, path.parent) for item in _listed(given)),
         evaluate_files=tuple(_config(item, bundle, path.parent) for item in _listed(evaluation)),
         axes=axes,
-        budget=_budget(_mapping(content, "budget")),
+        budget=budget,
         metric=metric,
         settings=_mapping(content, "set"),
         skip=_skip(content.get("skip") or [], axes),
@@ -260,6 +263,11 @@ def _phantom(value: Any) -> Mapping[str, Any] | None:
 
 
 def _context_axis(value: Any, axes: tuple[Axis, ...]) -> str | None:
-    if value is None or value in [axis.name for axis in axes]:
-        return value
-    raise ValueError(f"context_axis must be one of the axes, got {value!r}.")
+    if value is None:
+        return None
+    labels = next((axis.labels for axis in axes if axis.name == value), None)
+    if labels is None:
+        raise ValueError(f"context_axis must be one of the axes, got {value!r}.")
+    if not all(isinstance(label, int) and label > 0 for label in labels):
+        raise ValueError(f"context_axis: the labels of {value} must be whole numbers of tokens, got {list(labels)}.")
+    return str(value)

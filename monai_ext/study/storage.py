@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from monai_ext.study.plan import Planned
 HEARTBEAT_SECONDS, GRACE_SECONDS = 20, 90
 # a trial whose worker died is taken up again at most so often
 RETRIES = 20
+# between the attempts to store a result
+RETRY_SECONDS = (1, 5, 30, 120)
 STATES = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "complete", "FAIL": "failed", "PRUNED": "failed"}
 # of several trials with the same key the one that counts
 RANK = ("complete", "running", "waiting", "failed")
@@ -95,8 +98,14 @@ class Storage:
             how many were put there
         """
         with self._lock("study"):
-            states = {record["key"]: record["state"] for record in self.records()}
-            new = [t for t in trials if t.key not in states or (again and states[t.key] == "failed")]
+            records = {record["key"]: record for record in self.records()}
+
+            def wanted(key: str) -> bool:
+                # one that failed without a result was never judged: it was stopped between two steps of the storage
+                failed = key in records and records[key]["state"] == "failed"
+                return key not in records or (failed and (again or "result" not in records[key]))
+
+            new = [trial for trial in trials if wanted(trial.key)]
             for trial in new:
                 attributes = {
                     "key": trial.key,
@@ -166,9 +175,17 @@ class Storage:
             yield False
             return
         try:
-            yield self._set(record["id"], "RUNNING", {"host": platform.node(), "pid": os.getpid()})
+            mine = self._set(record["id"], "RUNNING", {})
+            if mine:
+                for name, value in self._whereabouts().items():
+                    self.backend.set_trial_user_attr(record["id"], name, value)
+            yield mine
         finally:
             lock.release()
+
+    def _whereabouts(self) -> dict[str, Any]:
+        """Whose lock a trial of this process is held by."""
+        return {"host": platform.node(), "pid": os.getpid(), "folder": str(self.folder.resolve())}
 
     def _set(self, trial_id: int, state: str, attributes: Mapping[str, Any]) -> bool:
         """Change a trial's state; False where somebody else was faster."""
@@ -211,11 +228,19 @@ class Storage:
     def end(self, trial_id: int, result: Mapping[str, Any]) -> bool:
         """Store a trial's end; False where it was ended already."""
         complete = result["state"] == "complete"
+        for wait in RETRY_SECONDS:  # a data base that is away for a moment takes no result with it
+            try:
+                return self._set(trial_id, "COMPLETE" if complete else "FAIL", {"result": dict(result)})
+            except self.optuna.exceptions.StorageInternalError:
+                time.sleep(wait)
         return self._set(trial_id, "COMPLETE" if complete else "FAIL", {"result": dict(result)})
 
     def give_back(self, record: Mapping[str, Any]) -> None:
         """End a trial that was interrupted, and put it into the queue again."""
-        self._again(record["id"])
+        if self._set(record["id"], "FAIL", {}):
+            waiting, kept = self.optuna.trial.TrialState.WAITING, ("key", "axes", "settings", "estimate")
+            attributes = {name: record.get(name) for name in kept}
+            self.study.add_trial(self.optuna.trial.create_trial(state=waiting, user_attrs=attributes))
 
     def _again(self, trial_id: int) -> None:
         if self._set(trial_id, "FAIL", {}):
@@ -235,7 +260,8 @@ class Storage:
             warnings.simplefilter("ignore")
             self.optuna.storages.fail_stale_trials(self.study)
             for record in self.records():
-                if record["state"] == "running" and record.get("host") == platform.node():
+                here = all(record.get(name) == self._whereabouts()[name] for name in ("host", "folder"))
+                if record["state"] == "running" and here:
                     lock = FileLock(self.trial_folder(record["key"]) / ".lock")
                     with contextlib.suppress(Timeout), lock.acquire(timeout=0):
                         self._again(record["id"])

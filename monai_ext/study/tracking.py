@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,18 +28,32 @@ class MLflow:
 
     def __init__(self, name: str, uri: str) -> None:
         self.mlflow = load("mlflow")
-        self.client = self.mlflow.MlflowClient(tracking_uri=_given_uri() or uri)
+        self.client = self.mlflow.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or uri)
         found = self.client.get_experiment_by_name(name)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(name)
+        if found is None:
+            with contextlib.suppress(Exception):  # another worker was faster
+                self.client.create_experiment(name)
+            found = self.client.get_experiment_by_name(name)
+        self.experiment = found.experiment_id
 
     def log(self, record: Mapping[str, Any], study: Mapping[str, Any]) -> None:
-        """Log a trial that has ended; one that is logged already is left as it is."""
+        """Log a trial that has ended; one that is logged already is left as it is.
+
+        A server that does not answer is no reason to stop: a warning is printed, and `run` logs it at the end.
+        """
+        try:
+            self._log(record, study)
+        except Exception as error:
+            print(f"MLflow: {record['key']} is not logged ({' '.join(str(error).split())[:200]}).", file=sys.stderr)
+
+    def _log(self, record: Mapping[str, Any], study: Mapping[str, Any]) -> None:
         key, result = record["key"], record["result"]
-        if self.client.search_runs([self.experiment], f"tags.trial = '{key}' and attributes.status = 'FINISHED'"):
+        there = self.client.search_runs([self.experiment], f"tags.trial = '{key}'")
+        if any(run.info.status in ("FINISHED", "FAILED") for run in there):
             return
         run = self.client.create_run(self.experiment, tags={"trial": key}, run_name=_name(record)).info.run_id
         for name, label in record["axes"].items():
-            self.client.log_param(run, name, label)
+            self.client.log_param(run, _plain(name), label)
         for name, value in (record.get("estimate") or {}).items():
             if name in ("context", "tokens", "parameters") and value is not None:
                 self.client.log_param(run, name, value)
@@ -49,12 +66,6 @@ class MLflow:
         if result["reason"]:
             self.client.set_tag(run, "reason", result["reason"])
         self.client.set_terminated(run, "FINISHED" if result["state"] == "complete" else "FAILED")
-
-
-def _given_uri() -> str | None:
-    import os
-
-    return os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def _name(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 
@@ -27,8 +26,10 @@ from monai_ext.study.workflow import (
     Notes,
     count_cases,
     epoch_length,
-    mentions,
+    epochs_id,
+    load_config,
     open_workflow,
+    places_in,
     quiet,
     read_json,
     stop_at_nan,
@@ -48,19 +49,21 @@ def train(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it diverged, or there is no such metric.
     """
-    own: dict[str, Any] = {"output_dir": str(folder), "model_path": str(folder / "model.pt")}
+    own = places_in(folder)
     own["resume"] = (folder / STATE).is_file()
     if not own["resume"]:
         (folder / "progress.json").unlink(missing_ok=True)
     earlier = read_json(folder / "progress.json")
     epochs = earlier.get("planned_epochs") or _epochs(request)
     if epochs is not None:
-        own["max_epochs" if mentions(request, "max_epochs") else "train#trainer#max_epochs"] = epochs
+        own[epochs_id(load_config(request))] = epochs
     workflow = open_workflow(request, own)
     parser = workflow.parser
     workflow.initialize()
     trainer, evaluator = parser.get_parsed_content(TRAINER), parser.get_parsed_content(EVALUATOR)
     budget = request["budget"]
+    if "steps" in budget and trainer.state.epoch_length:  # whatever the dataset made of its cases
+        trainer.state.max_epochs = math.ceil(budget["steps"] / trainer.state.epoch_length)
     limit = Budget(budget.get("steps"), budget.get("minutes"), earlier.get("seconds", 0.0))
     notes = Notes(folder / "progress.json", evaluator, request["metric"]["name"], limit, {"planned_epochs": epochs})
     trainer.add_event_handler(Events.ITERATION_COMPLETED, stop_at_nan)
@@ -88,7 +91,10 @@ def _epochs(request: Mapping[str, Any]) -> int | None:
         return int(budget["epochs"])
     if not budget:
         return None
-    length = epoch_length(request)
+    try:
+        length = epoch_length(request)
+    except Exception:  # a dataset that makes its own cases: the config's epochs, cut by the budget
+        return None
     if "steps" in budget:
         return math.ceil(budget["steps"] / length)
     measured = request.get("measured") or {}
@@ -104,8 +110,8 @@ def _epochs(request: Mapping[str, Any]) -> int | None:
 def _judge(request: Mapping[str, Any], folder: Path, notes: Notes, evaluator: Any) -> tuple[float, dict[str, float]]:
     metric = request["metric"]
     if metric["split"] == "test":
-        metrics = _evaluate(request, folder)
-        name = metric["name"] or next(iter(metrics), "")
+        metrics, key = _evaluate(request, folder)
+        name = metric["name"] or key or next(iter(metrics), "")
         if name not in metrics:
             raise ValueError(f"metric: the evaluation has no {name!r}; it has {', '.join(metrics)}.")
         return metrics[name], metrics
@@ -118,14 +124,16 @@ def _judge(request: Mapping[str, Any], folder: Path, notes: Notes, evaluator: An
     return (best if metric["at"] == "best" else values[-1]), metrics
 
 
-def _evaluate(request: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    own = {"output_dir": str(folder / "test"), "model_path": str(folder / "model.pt"), "split": "test"}
+def _evaluate(request: Mapping[str, Any], folder: Path) -> tuple[dict[str, float], str | None]:
+    if not (folder / "model.pt").is_file():
+        raise ValueError("metric: the training left no model.pt in its output_dir or ckpt_dir to evaluate on the test.")
+    own = {**places_in(folder), "output_dir": str(folder / "test"), "split": "test"}
     workflow = open_workflow(request, own, "evaluate_files", "eval")
     workflow.initialize()
     workflow.run()
     parser = workflow.parser
     engine = parser.get_parsed_content("evaluator" if "evaluator" in parser else EVALUATOR)
-    return _numbers(engine.state.metrics or {})
+    return _numbers(engine.state.metrics or {}), getattr(engine.state, "key_metric_name", None)
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -139,13 +147,9 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def main(folder: Path) -> int:
     """Work, and leave `result.json`, whatever happens."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone:
-        end_with_parent()
+    end_with_parent()  # each of several processes, too: they share one standard input
     request = read_json(folder / "request.json")
     began = time.perf_counter()
-    if not alone and idist.get_rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         guard_memory()
         quiet()
@@ -155,8 +159,12 @@ def main(folder: Path) -> int:
         result = {"status": FAILED, "reason": reason}
         if os.environ.get("MONAI_EXT_TRACEBACK"):
             raise
-    if int(os.environ.get("RANK", "0")) == 0:
+    failed = result["status"] == FAILED
+    if failed or int(os.environ.get("RANK", "0")) == 0:
         write_json(folder / "result.json", {**result, "seconds": round(time.perf_counter() - began, 2)})
+    if failed:
+        sys.stdout.flush()
+        os._exit(1)  # not waiting for other processes, which wait for this one
     return 0
 
 

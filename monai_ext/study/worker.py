@@ -22,6 +22,7 @@ from monai_ext.study.workflow import read_json, write_json
 POLL_SECONDS, WAIT_SECONDS = 0.5, 5.0
 # what measuring may take, in units of the limit for one pass: loading, and the passes of both parts
 MEASURING = 14
+HISTORY = 500
 
 Show = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
@@ -63,9 +64,9 @@ class Worker:
         except BaseException:
             self.storage.give_back(record)
             raise
-        self.storage.end(record["id"], result)
-        self._tidy(folder, result)
-        self.show({**record, "result": result}, {})
+        if self.storage.end(record["id"], result):  # else it was given to somebody else in the meantime
+            self._tidy(folder, result)
+            self.show({**record, "result": result}, {})
 
     def _result(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         done = read_json(folder / "result.json")
@@ -78,13 +79,14 @@ class Worker:
         measured = read_json(folder / "measured.json")
         machine = measured.pop("machine", None)
         done["state"] = "complete" if done.pop("status") == COMPLETE else "failed"
+        done["history"] = _thin(done.get("history", []))
         return {**done, "measured": measured if measured.get("step_seconds") else None, "machine": machine}
 
     def _measured(self, request: Mapping[str, Any], folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         path = folder / "measured.json"
         if not path.is_file() and self.config.spec.repeats:
             self.show(record, {"measuring": True})
-            write_json(path, measure_apart(self.config.spec, request, self.threads))
+            write_json(path, measure_apart(self.config.spec, request, self.threads, folder))
         return read_json(path)
 
     def _train(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -123,11 +125,18 @@ class Worker:
             shutil.rmtree(folder / "test", ignore_errors=True)
 
 
+def _thin(history: list[Any]) -> list[Any]:
+    """At most so many epochs as a data base's text holds."""
+    step = -(-len(history) // HISTORY) or 1
+    return [row for i, row in enumerate(history) if (len(history) - 1 - i) % step == 0]
+
+
 def make_request(config: BundleConfig, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a trial's processes are told."""
     spec = config.spec
     return {
         "key": record["key"],
+        "root": str(spec.bundle) if spec.bundle else None,
         "config_files": [str(file) for file in spec.config_files],
         "evaluate_files": [str(file) for file in spec.evaluate_files],
         "places": config.places(),
@@ -140,17 +149,21 @@ def make_request(config: BundleConfig, record: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def measure_apart(spec: Spec, request: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Time and memory of a trial, found in a fresh process; or the reason why there is no figure."""
+def measure_apart(spec: Spec, request: Mapping[str, Any], threads: int, folder: Path) -> dict[str, Any]:
+    """Time and memory of a trial, found in a fresh process; with the reason where a figure is missing."""
+    partial = folder / "measured_step.json"
+    partial.unlink(missing_ok=True)
     with _lone_process() if spec.processes > 1 else contextlib.nullcontext():
         found = run_child(
             "monai_ext.study.measure",
-            request,
+            {**request, "partial": str(partial)},
             threads=threads,
             allocator="default",
             seconds=MEASURING * spec.max_seconds,
         )
-    return found if found.pop("status") == MEASURED else {"reason": found["reason"]}
+    step = read_json(partial)
+    partial.unlink(missing_ok=True)
+    return found if found.pop("status") == MEASURED else {**step, "reason": found["reason"]}
 
 
 def _since(log: Path, start: int) -> Path:

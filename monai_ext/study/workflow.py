@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import re
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -40,7 +43,8 @@ def open_workflow(
         kind: of workflow, as in MONAI.
     """
     paths = [str(path) for path in request[files]]
-    further = {name: value for name, value in settings.items() if mentions(request, name, files)}
+    content = load_config(request, files)
+    further = {name: value for name, value in settings.items() if knows(content, name)}
     return ConfigWorkflow(
         config_file=paths,
         meta_file=_metadata(paths[0]),
@@ -52,7 +56,7 @@ def open_workflow(
 
 def epoch_length(request: Mapping[str, Any]) -> int:
     """Training steps of an epoch, found without loading an image."""
-    parser = ConfigParser(ConfigParser.load_config_files(list(request["config_files"])))
+    parser = ConfigParser(load_config(request))
     parser.update(pairs={**request["places"], **request["settings"]})
     bare = {"_target_": "monai.data.Dataset", "data": parser["train#dataset#data"]}
     parser["train#dataset"] = bare
@@ -61,7 +65,7 @@ def epoch_length(request: Mapping[str, Any]) -> int:
 
 def count_cases(request: Mapping[str, Any], data: str = "validate#dataset#data") -> int:
     """Cases of a dataset."""
-    parser = ConfigParser(ConfigParser.load_config_files(list(request["config_files"])))
+    parser = ConfigParser(load_config(request))
     parser.update(pairs={**request["places"], **request["settings"]})
     return len(parser.get_parsed_content(data))
 
@@ -71,11 +75,33 @@ def _metadata(config: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def mentions(request: Mapping[str, Any], name: str, files: str = "config_files") -> bool:
-    """Whether the config has an id, or refers to it."""
-    content = json.dumps(ConfigParser.load_config_files([str(path) for path in request[files]]))
-    first = name.split("#")[0]
-    return f'"{first}":' in content or f"@{first}" in content
+def load_config(request: Mapping[str, Any], files: str = "config_files") -> dict[str, Any]:
+    """The merged content of a request's files; the bundle's own modules can be imported from now on."""
+    if request.get("root") and request["root"] not in sys.path:
+        sys.path.insert(1, request["root"])
+    return ConfigParser.load_config_files([str(path) for path in request[files]])
+
+
+def knows(content: Mapping[str, Any], name: str) -> bool:
+    """Whether a config has an id, or, for one without parts, refers to it."""
+    parser = ConfigParser(dict(content))
+    if "#" in name:
+        return name in parser or name.rpartition("#")[0] in parser
+    return name in content or re.search(rf"@{re.escape(name)}\b", json.dumps(content)) is not None
+
+
+def places_in(folder: Path) -> dict[str, Any]:
+    """Where a trial writes, by the names that bundles have for it."""
+    return {"output_dir": str(folder), "ckpt_dir": str(folder), "model_path": str(folder / "model.pt")}
+
+
+def epochs_id(content: Mapping[str, Any]) -> str:
+    """The id that sets the number of epochs: the one that the trainer's argument refers to, or that argument."""
+    argument = f"{TRAINER}#max_epochs"
+    parser = ConfigParser(dict(content))
+    value = parser.get(argument)
+    refers = re.fullmatch(r"@([\w#]+)", value) if isinstance(value, str) else None
+    return refers.group(1) if refers else argument
 
 
 class Budget:
@@ -151,6 +177,7 @@ class Notes:
         self.further = further
         self.history: list[dict[str, Any]] = read_json(path).get("history", [])
         self._sum, self._count, self._noted = 0.0, 0, 0.0
+        self._whole = budget.used  # seconds up to the last whole epoch
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
@@ -172,7 +199,8 @@ class Notes:
         if loss is not None:
             self._sum, self._count = self._sum + float(loss), self._count + 1
         if time.perf_counter() - self._noted > NOTE_SECONDS:
-            self.write(engine)
+            with contextlib.suppress(OSError):  # a file that is being read (Windows), a full disk: later
+                self.write(engine)
 
     def _end(self, engine: Engine) -> None:
         epoch = engine.state.epoch
@@ -180,6 +208,7 @@ class Notes:
             self.evaluator.run(epoch)  # the last epoch is judged, whatever the interval
         value = self.value() if self.evaluator.state.epoch == epoch else None
         self.history.append({"epoch": epoch, "loss": self._loss(), "value": value})
+        self._whole = self.budget.seconds
         self.write(engine)
 
     def _loss(self) -> float | None:
@@ -205,7 +234,7 @@ class Notes:
                     "step": state.iteration,
                     "epoch_length": state.epoch_length,
                     "loss": self._loss(),
-                    "seconds": round(self.budget.seconds, 2),
+                    "seconds": round(self._whole, 2),
                     "history": self.history,
                 },
             )

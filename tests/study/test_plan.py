@@ -15,7 +15,7 @@ from monai_ext.mixers import MIXERS
 from monai_ext.networks import MixerSwinUNETR, MixerViT
 from monai_ext.study.bundle_config import BundleConfig
 from monai_ext.study.estimate import Speed, estimate, machine_speed
-from monai_ext.study.plan import plan
+from monai_ext.study.plan import keep_known, plan
 from monai_ext.study.spec import load_spec
 from tests.study.toy import write_study
 
@@ -82,7 +82,7 @@ def test_impossible_trials_are_dropped_with_the_reason(tmp_path: Path) -> None:
     assert "unknown mixer 'softmx'" in trials["softmx", 12].reason
     assert "13" in trials["softmax", 13].reason and "2" in trials["softmax", 13].reason
     (large,) = plan(config_of(tmp_path, axes={"mixer": ["softmax"]}), 1000.0)
-    assert large.reason == "needs about 0.0 GiB, and 0.0 GiB are free."
+    assert large.reason == "needs about 0.0 GiB, and there are 0.0 GiB."
 
 
 def test_tokens_steps_and_keys(tmp_path: Path) -> None:
@@ -105,6 +105,35 @@ def test_a_key_does_not_depend_on_where_the_data_is(tmp_path: Path) -> None:
 def test_data_that_is_elsewhere_leaves_the_number_of_steps_open(tmp_path: Path) -> None:
     trials = plan(config_of(tmp_path, dataset_dir=str(tmp_path / "nowhere")), math.inf)
     assert all(trial.steps is None and trial.estimate and not trial.reason for trial in trials)
+
+
+def test_axes_reach_into_what_the_study_sets(tmp_path: Path) -> None:
+    network = {"in_channels": 1, "spatial_dims": 3, "feature_size": 12, "depths": [1]}
+    network |= {"num_heads": [2], "classification": True, "hidden_states": False}
+    network["_target_"] = "monai_ext.networks.MixerSwin"
+    config = config_of(tmp_path, set={"network_def": network}, axes={"mixer": ["seqnorm"], "window_size": [2]})
+    (trial,) = plan(config, math.inf)
+    assert trial.reason == "" and trial.estimate is not None and trial.estimate.context == 8
+
+
+def test_a_network_without_our_mixers_needs_a_context_axis(tmp_path: Path) -> None:
+    network = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8]}
+    network["strides"] = [2]
+    axes = {"network_def#dropout": {"values": [0.0, 0.5], "labels": [10, 20]}}
+    fields = {"set": {"network_def": network, "image_size": [32, 32, 32]}, "axes": axes}
+    with pytest.raises(ValueError, match=r"context of .* is not known \(the network has none of this project's mixers"):
+        plan(config_of(tmp_path, **fields), math.inf)
+    trials = plan(config_of(tmp_path, **fields, context_axis="network_def#dropout"), math.inf)
+    assert [trial.reason for trial in trials] == ["", ""]
+    with pytest.raises(ValueError, match="has no 'network_def#dropout_rate'"):
+        plan(config_of(tmp_path, **{**fields, "axes": {"x": {"points": {"a": {"network_def#dropout_rate": 1}}}}}), 1.0)
+
+
+def test_what_is_in_the_storage_stays_in_the_plan(tmp_path: Path) -> None:
+    planned = plan(config_of(tmp_path, axes={"patch_size": [4, 2]}), 1000.0)
+    assert all(trial.reason for trial in planned)
+    kept = keep_known(planned, {planned[1].key})
+    assert kept[0].reason and not kept[1].reason
 
 
 def test_the_size_of_an_image_may_be_said(tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ def test_output_is_the_caller_s_the_file_s_or_a_folder_of_the_name(tmp_path: Pat
         ({"device": "tpu"}, "device must be auto, cpu or cuda"),
         ({"phantom": {"cases": 3}}, "phantom must be a data set's name"),
         ({"context_axis": "mixer"}, "context_axis must be one of the axes"),
+        ({"axes": {"size": ["a"]}, "context_axis": "size"}, "labels of size must be whole numbers of tokens"),
+        ({"processes": 2, "budget": {"steps": 3}}, "processes above 1 go with a budget of epochs"),
+        ({"processes": 2, "metric": {"split": "test"}}, "processes above 1 go with a budget of epochs"),
         ({"set": [1]}, "set must hold names and values"),
     ],
 )

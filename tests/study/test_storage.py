@@ -176,6 +176,21 @@ def test_failed_trials_run_again_only_where_asked_to(storage: Storage) -> None:
     assert states(storage) == ["waiting"] * 3
 
 
+def test_a_trial_that_ended_without_a_result_is_put_there_again(storage: Storage) -> None:
+    with storage.claim(keys(1)) as record:
+        assert record is not None
+        storage._set(record["id"], "FAIL", {})  # killed before its copy was put into the queue
+    assert states(storage)[0] == "failed"
+    assert storage.enqueue(trials(3)) == 1 and states(storage) == ["waiting"] * 3
+
+
+def test_a_worker_with_another_folder_takes_nobody_s_trial(storage: Storage, tmp_path: Path) -> None:
+    other = Storage(storage.name, tmp_path / "elsewhere", storage.url)
+    with storage.claim(keys(1)) as record:
+        assert record is not None
+        assert other.revive() == 0 and states(other)[0] == "running"
+
+
 def test_what_the_study_is_is_remembered(storage: Storage) -> None:
     storage.remember({"study": {"name": "a_study"}, "plan": keys(3)})
     assert open_storage(storage.folder).recall() == {"study": {"name": "a_study"}, "plan": keys(3)}

@@ -161,8 +161,35 @@ def test_a_run_killed_in_an_epoch_goes_on_with_that_epoch(tmp_path: Path) -> Non
     noted = progress(file)["history"]
     (trial,) = run(file)["trials"]
     assert trial["state"] == "complete" and trial["epochs"] == 5 and trial["steps"] == 20
-    assert trial["history"][: len(noted)] == noted  # nothing that was done is done again
+    assert trial["history"][: len(noted)] == noted
+    steps = len((folder_of(file) / "calls.txt").read_text().splitlines())
+    assert 20 <= steps <= 20 + 4  # whole epochs are not done again
     assert [row["loss"] for row in trial["history"]] == pytest.approx([row["loss"] for row in expected["history"]])
+
+
+@pytest.mark.slow
+def test_a_bundle_of_other_names_keeps_the_budget_and_its_own_weights(tmp_path: Path) -> None:
+    fields = {"axes": {"learning_rate": [0.01]}, "budget": {"epochs": 2}, "input": {"size": [8, 8, 8]}}
+    file = write_study(tmp_path, **fields)
+    config = tmp_path / "toy" / "configs" / "train.json"
+    content = json.loads(config.read_text())
+    for name in ("resume", "max_epochs", "output_dir", "model_path", "image_size"):
+        del content[name]
+    content |= {"epochs": 50, "bundle_root": ".", "ckpt_dir": "$@bundle_root + '/models'"}
+    content["network_def"]["img_size"] = [8, 8, 8]
+    content["train"]["trainer"]["max_epochs"] = "@epochs"
+    content["train"]["inferer"] = {"_target_": "SimpleInferer"}
+    del content["train"]["handlers"][2]
+    saver = {"_target_": "CheckpointSaver", "save_dir": "@ckpt_dir", "save_dict": {"model": "@network"}}
+    content["validate"]["handlers"] = [{**saver, "save_key_metric": True, "key_metric_filename": "model.pt"}]
+    config.write_text(json.dumps(content))
+    published = tmp_path / "toy" / "models" / "model.pt"
+    published.parent.mkdir()
+    published.write_bytes(b"published")
+    (trial,) = run(file)["trials"]
+    assert trial["state"] == "complete", trial["reason"]
+    assert trial["epochs"] == 2 and trial["measured"]["batch_size"] == 2
+    assert published.read_bytes() == b"published"
 
 
 @pytest.mark.slow

@@ -103,7 +103,11 @@ def write_bundle(folder: Path) -> Path:
         "train": {
             "dataset": dataset("train"),
             "dataloader": loader("train", True),
-            "inferer": {"_target_": "tests.study.toy_data.PausingInferer", "seconds": "@pause"},
+            "inferer": {
+                "_target_": "tests.study.toy_data.PausingInferer",
+                "seconds": "@pause",
+                "calls": "$@output_dir + '/calls.txt'",
+            },
             "handlers": [
                 {"_target_": f"{handlers}.epoch_seed.EpochSeedHandler", "seed": "@seed"},
                 {

@@ -18,12 +18,14 @@ def listed(folder: str, split: str) -> list[dict[str, Any]]:
 
 
 class PausingInferer(SimpleInferer):
-    """Takes its time, so that a test can stop a training in the middle."""
+    """Takes its time, so that a test can stop a training in the middle, and leaves a line for every step."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, calls: str) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.calls = seconds, calls
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         time.sleep(self.seconds)
+        with Path(self.calls).open("a") as file:
+            file.write("call\n")
         return super().__call__(inputs, network, *args, **kwargs)
