@@ -20,7 +20,10 @@ NETWORK = ("network_def", "network")
 # ids that name the size of a training image, in this order
 IMAGE_SIZES = ("image_size", "patch_size", "roi_size", "spatial_size")
 # where things are, and what has no bearing on the result
-PLACES = ("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "model_path", "resume", "num_workers", "device")
+PLACES = (
+    *("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "model_path", "cache_dir"),
+    *("resume", "num_workers", "device"),
+)
 
 
 class BundleConfig:

@@ -192,10 +192,11 @@ def _bundle(text: str, folder: Path) -> Path:
 
 def _config(text: str, bundle: Path | None, folder: Path) -> Path:
     beside = [bundle / "configs" / text, bundle / text] if bundle else []
-    for candidate in (*beside, folder / text, Path(text).expanduser()):
+    inside = Path(str(importlib.resources.files("monai_ext.study") / "setups" / text))
+    for candidate in (*beside, folder / text, Path(text).expanduser(), inside):
         if candidate.is_file():
             return candidate.absolute()
-    where = f"in {bundle / 'configs'}" if bundle else f"in {folder}"
+    where = f"in {bundle / 'configs'}" if bundle else f"in {folder} or among the package's setups"
     raise FileNotFoundError(f"there is no config {text} {where}.")
 
 
