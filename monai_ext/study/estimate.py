@@ -122,12 +122,14 @@ class _Contexts:
 
 
 def estimate(network: nn.Module, batch: int, channels: int, size: Sequence[int]) -> Estimate:
-    """Estimate the training step of a network on a batch of images.
+    """Estimate the training step of a network on a batch of images: that on two of them at most, in proportion.
 
     Raises:
         ValueError, RuntimeError: the network cannot take such images.
     """
     network.train()
+    few = min(batch, 2)  # some operators work image by image, which would take long; batch norm refuses a single one
+    share = batch / few
     contexts, traffic = _Contexts(network), _Traffic()
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -144,7 +146,7 @@ def estimate(network: nn.Module, batch: int, channels: int, size: Sequence[int])
         FlopCounterMode(display=False) as flops,
         traffic,
     ):
-        out = network(torch.empty(batch, channels, *size))
+        out = network(torch.empty(few, channels, *size))
         total = sum(t.float().mean() for t in _tensors([out]))
         total.backward()
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -152,12 +154,12 @@ def estimate(network: nn.Module, batch: int, channels: int, size: Sequence[int])
     saved = sum(storage.nbytes() for storage in kept.values())
     return Estimate(
         context=contexts.context or None,
-        tokens=contexts.tokens // batch or None,
+        tokens=contexts.tokens // few or None,
         parameters=parameters,
-        flops=float(flops.get_total_flops() - fused),
-        attention=traffic.attention,
-        traffic=traffic.bytes,
-        memory=int(saved + 4 * COPIES * parameters),
+        flops=share * (flops.get_total_flops() - fused),
+        attention=share * traffic.attention,
+        traffic=share * traffic.bytes,
+        memory=int(share * saved + 4 * COPIES * parameters),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import TrainProperties
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monai_ext.data.manifest import load_manifest
 from monai_ext.data.phantom import draw_phantom
 from monai_ext.handlers.training_log import read_log
 from monai_ext.study.axes import combinations
 from monai_ext.study.bundle_config import BundleConfig
+from monai_ext.study.estimate import Estimate, _Contexts
 from monai_ext.study.plan import plan
 from monai_ext.study.spec import Spec, list_plans, load_spec
 
@@ -64,7 +67,11 @@ TINY: dict[str, dict[str, Any]] = {
         "network_def#num_layers": 5,
         "network_def#num_heads": 2,
     },
-    "swin": {"network_def#feature_size": 12, "network_def#depths": [1, 1, 1, 1]},
+    "swin": {
+        "network_def#feature_size": 16,
+        "network_def#depths": [1, 1, 1, 1],
+        "network_def#num_heads": [1, 1, 1, 1],
+    },
 }
 SMALLER = {"segmentation": {"network_def#head_channels": 4}, "denoising": {"network_def#feature_size": 4}}
 
@@ -154,23 +161,54 @@ def test_the_mixers_are_those_of_the_study(task: str) -> None:
 # the plan
 
 
-@every_study
-def test_contexts(task: str, family: str) -> None:
-    """The tokens that the mixers are given; softmax in every size, the others in the first."""
-    config, sizes = study_of(task, family), getattr(TASKS[task], family)
+def encoder_alone(network: torch.nn.Module, batch: int, channels: int, size: Sequence[int]) -> Estimate:
+    """Stands for the estimate: the tokens of the forward without the head; a whole step takes ten times as long."""
+    encoder = getattr(network, "vit", getattr(network, "swin", network))
+    contexts = _Contexts(encoder)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        encoder(torch.empty(batch, channels, *size))
+    return Estimate(contexts.context, contexts.tokens // batch, 0, 0.0, 0.0, 0.0, 0)
+
+
+def few(config: BundleConfig, family: str, kept: Mapping[str, Any]) -> BundleConfig:
+    """The trials that fit `kept`, with a tiny network and one image at a time."""
     spec = config.spec
-    second = spec.axes[1].name
-    others = list(sizes)[1:]
-    rules = ({"mixer": list(MIXERS[1:]), second: others},)
-    tiny = {**spec.settings, **tiny_of(spec, family), "batch_size": 1}
-    planned = plan(BundleConfig(dataclasses.replace(spec, settings=tiny, skip=rules)), math.inf)
-    assert len(planned) == len(sizes) + 3
-    assert [trial.reason or trial.note for trial in planned] == [""] * len(planned)
+    rules = tuple({axis.name: [v for v in axis.labels if v not in kept[axis.name]]} for axis in spec.axes)
+    settings = {**spec.settings, **tiny_of(spec, family), "batch_size": 1}
+    return BundleConfig(dataclasses.replace(spec, settings=settings, skip=rules))
+
+
+@every_study
+def test_contexts(task: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that the mixers are given, in the images' full size."""
+    monkeypatch.setattr("monai_ext.study.plan.estimate", encoder_alone)
+    config, sizes = study_of(task, family), getattr(TASKS[task], family)
+    second = config.spec.axes[1].name
+    planned = plan(few(config, family, {"mixer": ["softmax"], second: list(sizes)}), math.inf)
+    assert [(trial.axes[second], trial.reason, trial.note) for trial in planned] == [(size, "", "") for size in sizes]
     grid = math.prod(side // 2 for side in TASKS[task].size)
     for trial in planned:
         context = sizes[trial.axes[second]]
-        assert trial.estimate is not None and trial.estimate.context == context
-        assert trial.estimate.tokens == (context if family == "vit" else grid)
+        assert trial.estimate is not None
+        assert (trial.estimate.context, trial.estimate.tokens) == (context, context if family == "vit" else grid)
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "size"),
+    [
+        ("abdominal_ct", "vit", 32),
+        ("cardiac_cine", "vit", 32),
+        pytest.param("retinal_vessels", "swin", 32, marks=pytest.mark.slow),
+        pytest.param("pulmonary_embolism", "swin", 16, marks=pytest.mark.slow),
+    ],
+)
+def test_no_mixer_is_dropped(task: str, family: str, size: int) -> None:
+    """A whole training step with every mixer, by the estimate."""
+    config = study_of(task, family)
+    planned = plan(few(config, family, {"mixer": list(MIXERS), config.spec.axes[1].name: [size]}), math.inf)
+    assert [trial.reason or trial.note for trial in planned] == [""] * 4
+    assert {trial.estimate and trial.estimate.context for trial in planned} == {getattr(TASKS[task], family)[size]}
+    assert all(trial.estimate and trial.estimate.memory > 0 for trial in planned)
 
 
 @pytest.mark.parametrize("name", SCALING)
