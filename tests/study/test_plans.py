@@ -353,17 +353,20 @@ def test_training_on_a_phantom(task: str, phantoms: Path, tmp_path: Path) -> Non
     phantom(task, phantoms)
     flow = workflow(task, tmp_path, phantoms, cache_dir=str(tmp_path / "cache"))
     trainer, evaluator = (flow.parser.get_parsed_content(name) for name in ("train#trainer", "validate#evaluator"))
-    assert trainer.state.iteration == 2
-    # behind its last step OneCycleLR has come down to the rate over 25 and over 10 000
+    steps = len(flow.parser.get_parsed_content("train#dataset"))  # batches of one
+    assert trainer.state.iteration == steps > 0
+    # a step of the schedule for each of the training, from the rate over 25 up to it and down by 10 000 times more
     schedule = flow.parser.get_parsed_content("lr_scheduler")
-    assert schedule.total_steps == 2
-    assert schedule.get_last_lr()[0] == pytest.approx(TASKS[task].rate / 25 / 1e4, rel=1e-6)
+    assert schedule.last_epoch == schedule.total_steps == steps
+    (group,) = schedule.optimizer.param_groups
+    rate = TASKS[task].rate
+    assert [group[name] for name in ("initial_lr", "max_lr", "min_lr")] == pytest.approx([rate / 25, rate, rate / 25e4])
     metrics = evaluator.state.metrics
     assert set(metrics) >= {"val_loss", TASKS[task].metric} and math.isfinite(metrics["val_loss"])
     assert evaluator.state.best_metric == metrics["val_loss"]
     levels = flow.parser.get("levels", [None])
     seen = len(flow.parser.get_parsed_content("validate#dataset"))
-    assert len(list((tmp_path / "cache").iterdir())) == 2 + seen and seen % len(levels) == 0
+    assert len(list((tmp_path / "cache").iterdir())) == steps + seen and seen % len(levels) == 0
     (row,) = read_log(tmp_path / "training_log.csv")
     assert float(row["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-4)
     weights = (tmp_path / "model.pt").read_bytes()
