@@ -151,6 +151,8 @@ class BundleConfig:
         if self.spec.metric.split == "test":
             judged.append(ConfigParser.load_config_files([str(file) for file in self.spec.evaluate_files]))
         whole = [self.name, content, fixed, dict(settings), dict(self.spec.budget), judged]
+        if not self.spec.train:
+            whole.append("measured only")
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def network_id(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_ext.bench.report import SPREAD
-from monai_ext.study.summary import COSTS, MEMORY, TIME, Summary
+from monai_ext.study.summary import COSTS, FIGURES, MEMORY, TIME, Summary
 
 TRIAL_COLUMNS = ("context", "tokens", "parameters", "value", "epochs", "steps", "train_seconds")
 MACHINE_COLUMNS = ("device", "gpu", "cpu", "cores", "memory_gib", "threads", "system", "python", "torch", "cuda")
@@ -48,7 +48,7 @@ def groups_csv(summary: Summary) -> str:
         row |= {"tokens": first.get("tokens"), "parameters": first.get("parameters")}
         row |= {"trials": len(group.trials), "failed": group.count("failed"), "n": group.value.n}
         row |= {name: getattr(group.value, name) for name in ("mean", "sd", "low", "high")}
-        row |= {cost: group.costs.get(cost) for cost in COSTS}
+        row |= {cost: group.costs.get(cost) for cost in FIGURES}
         row |= {f"front_{cost}": group in summary.fronts[cost] for cost in (TIME, MEMORY)}
         pairs = tested[place].pairs if place in tested else None
         row["baseline"] = summary.baselines.get(group.line)
@@ -72,7 +72,7 @@ def _measured(trial: Mapping[str, Any]) -> dict[str, Any]:
             row |= {f"{cost}_{part}": (measured.get(cost) or {}).get(part) for part in SPREAD}
         else:
             row[cost] = measured.get(cost)
-    return row | {name: measured.get(name) for name in ("memory_method", "batch_size")}
+    return row | {name: measured.get(name) for name in ("memory_method", "batch_size", "epoch_steps")}
 
 
 def _machine(trial: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from monai_ext.bench.report import align
 from monai_ext.study.estimate import machine_speed
 from monai_ext.study.plan import Planned
-from monai_ext.study.progress import describe, name_of
+from monai_ext.study.progress import describe, how_it_ended, name_of
 from monai_ext.study.workflow import read_json
 
 UNKNOWN = "?"
@@ -76,7 +76,8 @@ def status_table(records: Sequence[Mapping[str, Any]], folder: Callable[[str], P
     for record in records:
         result = record.get("result") or {}
         if record["state"] == "complete":
-            said = f"{result['value']:.4f} after {duration(result['train_seconds'])}"
+            trained = result.get("train_seconds")
+            said = how_it_ended(record) + ("" if trained is None else f" after {duration(trained)}")
         elif record["state"] == "running":
             progress = read_json(folder(record["key"]) / "progress.json")
             said = f"{describe(record, progress).rpartition(': ')[2]}, on {record.get('host', UNKNOWN)}"

@@ -20,7 +20,16 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from monai_ext.bench.child import GiveUp, answer, at_most, guard_memory
 from monai_ext.bench.measure import machine, peak_memory, spread, time_in_turn, timed
-from monai_ext.study.workflow import EVALUATOR, TRAINER, load_config, open_workflow, places_in, quiet, write_json
+from monai_ext.study.workflow import (
+    EVALUATOR,
+    TRAINER,
+    epoch_length,
+    load_config,
+    open_workflow,
+    places_in,
+    quiet,
+    write_json,
+)
 
 # a first pass on a crop of this size loads libraries, which would count as the step's memory
 TINY = 32
@@ -49,6 +58,8 @@ def measure(request: Mapping[str, Any], give_up: GiveUp) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": machine(device, torch.get_num_threads())}
     image, label = trainer.prepare_batch(batch, device, False)[:2]
     found["batch_size"] = len(image)
+    with contextlib.suppress(Exception):  # a dataset that makes its own cases
+        found["epoch_steps"] = epoch_length(request)
     _tiny_step(trainer, image)
     step = _training_step(trainer, image, label)
     found |= _part("step", step, device, limit, repeats, give_up)

@@ -119,6 +119,8 @@ def _look(config: BundleConfig, settings: Mapping[str, Any], memory: float) -> d
 
 def _steps(config: BundleConfig, parser: ConfigParser, batch: int) -> int | None:
     budget = config.spec.budget
+    if not config.spec.train:
+        return 0
     if "steps" in budget:
         return int(budget["steps"])
     if "minutes" in budget:

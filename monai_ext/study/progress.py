@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_ext.bench.report import seconds
 from monai_ext.study.storage import Storage
 from monai_ext.study.workflow import read_json
 
@@ -83,16 +84,23 @@ class TrialsBar:
         if record["key"] in self._said:
             return
         self._said.add(record["key"])
-        result = record.get("result") or {}
-        value = result.get("value")
-        end = f"{value:.4f}" if value is not None else f"failed: {result.get('reason', '')}"
         if not self.quiet:
-            self.bar.write(f"{name_of(record)}: {end}", file=sys.stderr)
+            self.bar.write(f"{name_of(record)}: {how_it_ended(record)}", file=sys.stderr)
         self.bar.update()
 
 
 def name_of(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {label}" for name, label in record["axes"].items())
+
+
+def how_it_ended(record: Mapping[str, Any]) -> str:
+    """Of a trial that has ended: its value, the time of a step where it was measured only, or why it failed."""
+    result = record.get("result") or {}
+    if record["state"] == "failed" or result.get("state") == "failed":
+        return f"failed: {result.get('reason', '')}"
+    if result.get("value") is not None:
+        return f"{result['value']:.4f}"
+    return f"a training step takes {seconds(result.get('measured') or {}, 'step_seconds')}"
 
 
 def describe(record: Mapping[str, Any], progress: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from monai_ext.study.csvs import groups_csv, trials_csv
 from monai_ext.study.plots import PICTURES, draw_all
 from monai_ext.study.sentences import cautions, metric_of, name_machine, sentences
 from monai_ext.study.stored import STATES, check_results, clean, read_results
-from monai_ext.study.summary import MEMORY_HEADLINE, TIME_HEADLINE, Summary, machine_of, summarize
+from monai_ext.study.summary import MEMORY, MEMORY_HEADLINE, TIME, TIME_HEADLINE, Summary, machine_of, summarize
 from monai_ext.study.words import Metric, count, listed
 
 __all__ = ["gist", "read_results", "to_markdown", "write_report"]
@@ -93,11 +93,15 @@ def _done(content: Mapping[str, Any], summary: Summary) -> str:
     states = [text for text in states if not text.startswith("0 ")]
     better = "higher" if study["maximize"] else "lower"
     budget = listed([f"{value:g} {what}" for what, value in study["budget"].items()]) or "no limit"
-    rows = [f"- Bundle: `{study['bundle']}`; budget of a trial: {budget}."]
-    rows.append(
-        f"- Metric: `{study['metric']}` on the {study['split']} split ({better} is better); a difference of up to "
-        f"{study['tolerance']:g} counts as equal accuracy. Baseline: {study['baseline'] or 'none'}."
-    )
+    if study.get("trained", True):
+        rows = [f"- Bundle: `{study['bundle']}`; budget of a trial: {budget}."]
+        rows.append(
+            f"- Metric: `{study['metric']}` on the {study['split']} split ({better} is better); a difference of up to "
+            f"{study['tolerance']:g} counts as equal accuracy. Baseline: {study['baseline'] or 'none'}."
+        )
+    else:
+        rows = [f"- Bundle: `{study['bundle']}`; nothing is trained, time and memory are measured."]
+        rows.append(f"- Baseline: {study['baseline'] or 'none'}.")
     rows.append(f"- Axes: {'; '.join(_axis(axis, trials) for axis in study['axes']) or 'none'}.")
     dropped = len(content.get("dropped") or [])
     also = f"; {count(dropped, 'setting')} dropped as impossible" if dropped else ""
@@ -117,12 +121,13 @@ def _axis(axis: str, trials: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _tables(summary: Summary, metric: Metric) -> list[str]:
-    study = summary.study
-    parts = ["## Accuracy", tables.accuracy(summary, metric)]
-    parts.append(
-        f"Columns are context lengths in tokens, cells the mean of {study['metric']} ± its standard deviation over "
-        "seeds (number of trials), the best of a column in bold."
-    )
+    study, parts = summary.study, []
+    if study.get("trained", True):
+        parts += ["## Accuracy", tables.accuracy(summary, metric)]
+        parts.append(
+            f"Columns are context lengths in tokens, cells the mean of {study['metric']} ± its standard deviation over "
+            "seeds (number of trials), the best of a column in bold."
+        )
     found = list(tables.costs_of(summary))
     if found:
         parts.append("## Time and memory")
@@ -132,6 +137,8 @@ def _tables(summary: Summary, metric: Metric) -> list[str]:
             "Medians over seeds; columns are context lengths. The exponent is that of a power of the context, fitted "
             "in log-log over all of them."
         )
+    if not study.get("trained", True):
+        return parts + _shares(summary)
     if any(row.difference is not None or row.time_ratio or row.memory_ratio for row in summary.headline):
         parts += [
             "## The headline",
@@ -144,6 +151,15 @@ def _tables(summary: Summary, metric: Metric) -> list[str]:
             text = tables.headline(summary, summary.best_headline, metric)
             parts += ["Against the baseline at the context at which it is best:", text]
     return parts + _tests(summary, metric)
+
+
+def _shares(summary: Summary) -> list[str]:
+    parts = []
+    for cost, what in ((TIME, "time"), (MEMORY, "memory")):
+        if cost in {name for group in summary.groups for name in group.costs} and summary.headline:
+            parts += [f"How many times less {what} a training step takes than with the baseline:"]
+            parts += [tables.ratios(summary, cost)]
+    return ["## Beside the baseline", *parts] if parts else []
 
 
 def _tests(summary: Summary, metric: Metric) -> list[str]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from monai_ext.bench.report import size
-from monai_ext.study.statistics import LEVEL, T_PAIRS, Crossing, Paired
+from monai_ext.study.cost_sentences import (
+    baseline_name,
+    cost_sentences,
+    crossings,
+    failed_baseline,
+    first_few,
+    no_comparison,
+    some_of,
+)
+from monai_ext.study.statistics import LEVEL, T_PAIRS, Paired
 from monai_ext.study.summary import (
     COSTS,
     MEMORY,
@@ -17,19 +25,17 @@ from monai_ext.study.summary import (
     Summary,
     cost_of,
 )
-from monai_ext.study.words import Metric, count, listed, p_value, times, tokens
-
-# as many cases are named one by one
-NAMED = 5
-STEP = {TIME: "time", MEMORY: "memory"}
+from monai_ext.study.words import Metric, count, p_value, times, tokens
 
 
 def sentences(summary: Summary) -> list[str]:
     """The first two are the gist: what context does to the metric, and what becomes of the headline."""
     metric = metric_of(summary)
+    if not summary.study.get("trained", True):
+        return cost_sentences(summary)
     parts = [_context(summary, metric), _headline(summary, metric), _lines_with_context(summary, metric)]
-    parts += [_best(summary, metric), _cheaper(summary), _failed_baseline(summary)]
-    parts += [_crossings(summary, cost) for cost in (TIME, MEMORY)]
+    parts += [_best(summary, metric), _cheaper(summary), failed_baseline(summary)]
+    parts += [crossings(summary, cost) for cost in (TIME, MEMORY)]
     parts += [_headline_at_best(summary, metric)]
     return [part for part in parts if part]
 
@@ -133,7 +139,7 @@ def _lines_with_context(summary: Summary, metric: Metric) -> str:
         return ""
     gains = sorted(grown, key=lambda growth: -summary.better(growth.pairs.mean))
     better = [g for g in grown if summary.better(g.pairs.mean) > 0]
-    text = f"The longest context is better than the shortest for {_some(len(better), len(grown))}: "
+    text = f"The longest context is better than the shortest for {some_of(len(better), len(grown))}: "
     text += f"most for {_gain(gains[0], metric)}, least for {_gain(gains[-1], metric)}"
     tops = [
         max(valued, key=lambda group: summary.better(group.value.mean)).context == valued[-1].context
@@ -141,13 +147,13 @@ def _lines_with_context(summary: Summary, metric: Metric) -> str:
         if len(valued := summary.valued(growth.line)) > 2
     ]
     if tops:
-        text += f"; among all contexts it is the best for {_some(sum(tops), len(tops))}"
+        text += f"; among all contexts it is the best for {some_of(sum(tops), len(tops))}"
     tested = [growth for growth in grown if growth.pairs.tested]
     if not tested:
         few = all(growth.pairs.n < T_PAIRS for growth in grown)
         return f"{text}. Seeds are too few to test a line by itself." if few else f"{text}."
     sure = [growth.line for growth in tested if growth.pairs.beyond_chance]
-    which = _names(sure) if 0 < len(sure) < len(tested) else _some(len(sure), len(tested))
+    which = first_few(sure) if 0 < len(sure) < len(tested) else some_of(len(sure), len(tested))
     return f"{text}. Tested line by line, the change is beyond the spread over seeds for {which}."
 
 
@@ -162,7 +168,7 @@ def _best(summary: Summary, metric: Metric) -> str:
     best = max(groups, key=lambda group: summary.better(group.value.mean))
     same = [group for group in groups if group.value.mean == best.value.mean]
     if len(same) > 1:
-        where = _names([f"{group.line} at {tokens(group.context)}" for group in same])
+        where = first_few([f"{group.line} at {tokens(group.context)}" for group in same])
         return f"The best mean {name}, {metric.value(best.value.mean)}, is shared by {where}."
     text = f"The best mean {name}, {metric.value(best.value.mean)}, is that of {best.line} at {tokens(best.context)}"
     text += f" ({count(best.value.n, 'trial')})"
@@ -196,29 +202,15 @@ def _too_few(pairs: Paired) -> str:
 # --- what it costs
 
 
-def _no_comparison(summary: Summary) -> str:
-    """Why no line is compared with a baseline; empty where one is."""
-    baseline = summary.study["baseline"]
-    if not summary.lines:
-        return ""
-    if baseline is None:
-        return "The study names no baseline, so no line is compared with another."
-    if not summary.baselines:
-        return f"The baseline {baseline} is not among the lines, so no line is compared with it."
-    if all(line == base for line, base in summary.baselines.items()):
-        return f"The baseline {baseline} is the only mixer, so there is nothing to compare it with."
-    return ""
-
-
 def _headline(summary: Summary, metric: Metric) -> str:
-    if reason := _no_comparison(summary):
+    if reason := no_comparison(summary):
         return reason
     rows = summary.headline
     if not summary.lines:
         return ""
     if not any(row.time_ratio or row.memory_ratio for row in rows):
         return "Time and memory are not known at a context of the baseline, so the headline is not tested."
-    base = _baseline_name(summary)
+    base = baseline_name(summary)
     within = f"(no more than {summary.study['tolerance']:g} worse)"
     text = f"The headline, {MEMORY_HEADLINE} times less memory and {TIME_HEADLINE} times faster training than {base} "
     text += f"at equal {summary.study['metric']} {within} and the same context, is reached by "
@@ -278,7 +270,7 @@ def _rows(rows: Sequence[Headline], metric: Metric) -> str:
         f"time; {metric.value(row.value)} against {metric.value(row.baseline_value)})"
         for row in sorted(rows, key=lambda row: -min(_memory_ratio(row), _time_ratio(row)))
     ]
-    return _names(named) or "no line"
+    return first_few(named) or "no line"
 
 
 def _ratio(ratio: float | None) -> str:
@@ -297,7 +289,7 @@ def _headline_at_best(summary: Summary, metric: Metric) -> str:
     if not other or not any(row.time_ratio or row.memory_ratio for row in rows):
         return ""
     places = {row.baseline: f"{tokens(row.baseline_context)}, {metric.value(row.baseline_value)}" for row in rows}
-    base = _names([f"{baseline} at its best context ({place})" for baseline, place in places.items()])
+    base = first_few([f"{baseline} at its best context ({place})" for baseline, place in places.items()])
     return f"Against {base}, both parts of the headline are reached by " + _reached(summary, rows, metric)
 
 
@@ -309,8 +301,8 @@ def _cheaper(summary: Summary) -> str:
     longest = max(row.context for row in rows)
     rows = [row for row in rows if row.context == longest]
     equal = [row for row in rows if row.equal]
-    base, name = _baseline_name(summary), summary.study["metric"]
-    text = f"At {tokens(longest)}, {_some(len(equal), len(rows), 'other line')} "
+    base, name = baseline_name(summary), summary.study["metric"]
+    text = f"At {tokens(longest)}, {some_of(len(equal), len(rows), 'other line')} "
     text += f"{'has' if len(equal) < 2 else 'have'} equal or better {name} than {base}"
     if not equal:
         return text + "."
@@ -322,76 +314,5 @@ def _needs(rows: Sequence[Headline], ratio: Callable[[Headline], float], what: s
     if not any(map(ratio, rows)):
         return ""
     less = sorted((row for row in rows if ratio(row) > 1), key=ratio, reverse=True)
-    names = _names([f"{row.line} ({times(ratio(row))})" for row in less]) or "none"
+    names = first_few([f"{row.line} ({times(ratio(row))})" for row in less]) or "none"
     return f"{names} {'needs' if len(less) < 2 else 'need'} less {what}"
-
-
-def _failed_baseline(summary: Summary) -> str:
-    """Contexts at which a baseline has failed trials only, and others a value."""
-    found = []
-    for base in dict.fromkeys(summary.baselines.values()):
-        others = [line for line, other in summary.baselines.items() if other == base != line]
-        contexts = [
-            size(group.context)
-            for group in summary.of(base)
-            if group.count("failed") == len(group.trials)
-            and any((at := summary.at(line, group.context)) and at.value.n for line in others)
-        ]
-        if contexts:
-            found.append(f"{base} failed at {listed(contexts)} tokens")
-    return f"{listed(found)}, where other lines did not." if found else ""
-
-
-def _crossings(summary: Summary, cost: str) -> str:
-    kinds: dict[str, list[tuple[str, Crossing]]] = {}
-    for (line, of), found in summary.crossings.items():
-        if of == cost:
-            kinds.setdefault(found.kind, []).append((line, found))
-    kinds.get("from", []).sort(key=lambda pair: pair[1].place or 0)
-    known = [found for kind, members in kinds.items() if kind != "unknown" for _, found in members]
-    if not known:
-        return ""
-
-    def lines(kind: str, word: Callable[[str, Crossing], str] = lambda line, _: line) -> str:
-        return _names([word(line, found) for line, found in kinds.get(kind, [])])
-
-    places = {place for found in known for place in found.places}
-    if len(places) == 1:
-        where = f"At {tokens(int(places.pop()))}, the one context measured"
-        than = f"than with {_baseline_name(summary)}"
-        return f"{where}, a training step takes less {STEP[cost]} with {lines('always') or 'no other line'} {than}."
-    parts = []
-    if "always" in kinds:
-        parts.append(f"at every context measured with {lines('always')}")
-    if "from" in kinds:
-        parts.append(lines("from", lambda line, found: f"from about {tokens(float(found.place or 0))} on with {line}"))
-    if "ends" in kinds:
-        parts.append(f"at some contexts, but not at the longest, with {lines('ends')}")
-    if "never" in kinds:
-        parts.append(f"at no context measured with {lines('never')}")
-    return f"A training step takes less {STEP[cost]} than with {_baseline_name(summary)} {'; '.join(parts)}."
-
-
-# --- grammar
-
-
-def _baseline_name(summary: Summary) -> str:
-    bases = set(summary.baselines.values())
-    return next(iter(bases)) if len(bases) == 1 else str(summary.study["baseline"])
-
-
-def _names(names: Iterable[str]) -> str:
-    """All, or the first few and how many more."""
-    names = list(names)
-    if len(names) > NAMED + 1:
-        names = [*names[:NAMED], f"{len(names) - NAMED} more"]
-    return listed(names)
-
-
-def _some(part: int, whole: int, what: str = "line") -> str:
-    """No line, the only line, both lines, all 5 lines, 3 of 5 lines."""
-    if not part:
-        return f"no {what}" if whole == 1 else f"none of {whole} {what}s"
-    if part == whole:
-        return {1: f"the only {what}", 2: f"both {what}s"}.get(whole, f"all {whole} {what}s")
-    return f"{part} of {whole} {what}s"

@@ -19,7 +19,7 @@ SPLITS = ("validation", "test")
 MOMENTS = ("best", "last")
 KNOWN = (
     *("name", "title", "bundle", "config_files", "evaluate_files", "dataset_dir", "phantom", "set", "axes", "skip"),
-    *("budget", "metric", "input", "baseline", "tolerance", "device", "threads", "allocator", "processes"),
+    *("train", "budget", "metric", "input", "baseline", "tolerance", "device", "threads", "allocator", "processes"),
     *("repeats", "max_seconds", "keep_weights", "context_axis", "output_dir"),
 )
 
@@ -66,6 +66,7 @@ class Spec:
     threads: int | None = None
     allocator: str = "default"
     processes: int = 1
+    train: bool = True
     repeats: int = 5
     max_seconds: float = 60.0
     keep_weights: bool = False
@@ -155,6 +156,11 @@ def _spec(content: Mapping[str, Any], path: Path) -> Spec:
         raise ValueError(f"device must be auto, cpu or cuda, got {content['device']!r}.")
     axes = parse_axes(_mapping(content, "axes"))
     budget = _budget(_mapping(content, "budget"))
+    train = content.get("train", True)
+    if not isinstance(train, bool):
+        raise ValueError(f"train must be true or false, got {train!r}.")
+    if not train and (budget or "metric" in content or not numbers["repeats"]):
+        raise ValueError("train: false only measures, so it goes with repeats from 1 on, without budget and metric.")
     if numbers["processes"] > 1 and (metric.split == "test" or (budget and "epochs" not in budget)):
         raise ValueError("processes above 1 go with a budget of epochs, and with the validation's metric.")
     return Spec(
@@ -175,6 +181,7 @@ def _spec(content: Mapping[str, Any], path: Path) -> Spec:
         baseline=str(content.get("baseline", "softmax")),
         device=content.get("device", "auto"),
         threads=threads,
+        train=train,
         allocator=content.get("allocator", "default"),
         keep_weights=bool(content.get("keep_weights", False)),
         context_axis=_context_axis(content.get("context_axis"), axes),

@@ -196,7 +196,7 @@ class Storage:
                 self.backend.record_heartbeat(trial_id)
             for name, value in attributes.items():
                 self.backend.set_trial_user_attr(trial_id, name, value)
-            values = [attributes["result"]["value"]] if state == "COMPLETE" else None
+            values = [_objective(attributes["result"])] if state == "COMPLETE" else None
             return bool(
                 self.backend.set_trial_state_values(trial_id, self.optuna.trial.TrialState[state], values=values)
             )
@@ -269,6 +269,11 @@ class Storage:
 
     def trial_folder(self, key: str) -> Path:
         return self.folder / "trials" / key
+
+
+def _objective(result: Mapping[str, Any]) -> float:
+    """What Optuna itself shows of a trial: its value, or the time of a step where it was measured only."""
+    return float(result["measured"]["step_seconds"]["median"] if result["value"] is None else result["value"])
 
 
 def _without_password(url: str) -> str:

@@ -32,6 +32,7 @@ _MEASURED = {
         "inference_seconds": _SECONDS,
         "step_memory": _BYTES,
         "inference_memory": _BYTES,
+        "epoch_steps": _POSITIVE,
     },
 }
 _EPOCH = {
@@ -79,6 +80,7 @@ SCHEMA = {
                 "baseline": {"type": ["string", "null"]},
                 "maximize": {"type": "boolean"},
                 "budget": {"type": "object", "additionalProperties": {"type": "number"}},
+                "trained": {"type": "boolean"},
                 "axes": {"type": "array", "items": _NAME, "uniqueItems": True},
                 "mixer_axis": {"type": ["string", "null"]},
                 "seed_axis": {"type": ["string", "null"]},

@@ -27,6 +27,9 @@ ROUNDING = 1e-9
 
 TIME, MEMORY = "step_seconds", "step_memory"
 COSTS = (TIME, MEMORY, "inference_seconds", "inference_memory")
+# the training steps of an epoch, without loading and validation
+EPOCH = "epoch_seconds"
+FIGURES = (TIME, MEMORY, EPOCH, *COSTS[2:])
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def summarize(content: Mapping[str, Any]) -> Summary:
     curves = {
         (line, cost): {g.context: g.costs[cost] for g in groups if g.line == line and g.costs.get(cost)}
         for line in lines
-        for cost in COSTS
+        for cost in FIGURES
     }
     return Summary(
         study=study,
@@ -190,7 +193,11 @@ def machine_of(trial: Trial) -> tuple[Any, ...]:
 
 def cost_of(trial: Trial, cost: str) -> float | None:
     """The trial's figure in seconds (the median of its repeats) or bytes; None where there is none above 0."""
-    figure = (trial.get("measured") or {}).get(cost)
+    measured = trial.get("measured") or {}
+    if cost == EPOCH:
+        step, steps = cost_of(trial, TIME), measured.get("epoch_steps")
+        return step * steps if step and steps else None
+    figure = measured.get(cost)
     figure = figure.get("median") if isinstance(figure, Mapping) else figure
     return figure if figure and figure > 0 else None
 
@@ -213,7 +220,7 @@ def _groups(
         }
         known = {
             cost: [figure for trial in inside if machine_of(trial) == machine and (figure := cost_of(trial, cost))]
-            for cost in COSTS
+            for cost in FIGURES
         }
         costs = {cost: float(plain.median(figures)) for cost, figures in known.items() if figures}
         groups.append(Group(line, context, dict(axes), tuple(inside), values, spread(list(values.values())), costs))

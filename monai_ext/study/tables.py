@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from monai_ext.bench.report import align, mebibytes, number, seconds, size
 from monai_ext.study.statistics import LEVEL, Paired
-from monai_ext.study.summary import COSTS, Group, Headline, Summary
+from monai_ext.study.summary import FIGURES, MEMORY, TIME, Group, Headline, Summary
 from monai_ext.study.words import NONE, Metric, p_value
 
 INTERVAL = f"{LEVEL * 100:.0f} % interval"
@@ -45,6 +45,13 @@ def cost(summary: Summary, name: str) -> str | None:
 
     exponents = {line: number(summary.slopes.get((line, name)), ".2f") for line in summary.lines}
     return _grid(summary, show, ("exponent", exponents))
+
+
+def ratios(summary: Summary, cost: str) -> str:
+    """Lines by contexts: what a training step takes of the baseline's cost, as baseline / line."""
+    what = {TIME: "time_ratio", MEMORY: "memory_ratio"}[cost]
+    found = {(row.line, row.context): getattr(row, what) for row in summary.headline}
+    return _grid(summary, lambda group: number(found.get((group.line, group.context))))
 
 
 def headline(summary: Summary, rows: Sequence[Headline], metric: Metric) -> str:
@@ -102,8 +109,9 @@ def growth(summary: Summary, metric: Metric) -> str:
 def costs_of(summary: Summary) -> Iterable[tuple[str, str]]:
     """Title and table of every cost that was measured."""
     titles = ("Time of a training step", "Memory of a training step, MiB")
+    titles += ("Time of an epoch's training steps, without loading and validation",)
     titles += ("Time of inference on one case", "Memory of inference on one case, MiB")
-    for title, name in zip(titles, COSTS):
+    for title, name in zip(titles, FIGURES):
         if text := cost(summary, name):
             yield title, text
 

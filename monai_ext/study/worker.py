@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_ext.bench.child import MEASURED, environment, run_child, start_child, why_it_died
+from monai_ext.bench.child import FAILED, MEASURED, environment, run_child, start_child, why_it_died
 from monai_ext.study.bundle_config import BundleConfig
 from monai_ext.study.spec import Spec
 from monai_ext.study.storage import Storage
@@ -75,7 +75,7 @@ class Worker:
             (folder / "result.json").unlink(missing_ok=True)
             request["measured"] = self._measured(request, folder, record)
             write_json(folder / "request.json", request)
-            done = self._train(record, folder)
+            done = self._train(record, folder) if self.config.spec.train else _only_measured(request["measured"])
         measured = read_json(folder / "measured.json")
         machine = measured.pop("machine", None)
         done["state"] = "complete" if done.pop("status") == COMPLETE else "failed"
@@ -123,6 +123,13 @@ class Worker:
         if not self.config.spec.keep_weights:
             (folder / "model.pt").unlink(missing_ok=True)
             shutil.rmtree(folder / "test", ignore_errors=True)
+
+
+def _only_measured(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a trial that is not trained: complete once a training step was measured."""
+    done = bool(found.get("step_seconds"))
+    reason = "" if done else found.get("reason") or "the training step was not measured."
+    return {"status": COMPLETE if done else FAILED, "reason": reason, "value": None}
 
 
 def _thin(history: list[Any]) -> list[Any]:

@@ -226,12 +226,12 @@ def test_scaling(name: str) -> None:
     mixers, sizes = spec.axes
     assert mixers.values == ("softmax", "sima", "seqnorm") and len(combinations(spec.axes, spec.skip)) == 15
     assert [list(size) for size in sizes.values] == [[side, side] for side in (128, 256, 512, 1024, 2048)]
-    assert dict(spec.budget) == {"steps": 1}
+    assert not spec.train and not spec.budget
     small = {**spec.settings, "network_def#hidden_size": 12, "network_def#num_layers": 1, "network_def#num_heads": 2}
     only = dataclasses.replace(spec, settings=small, skip=({"mixer": ["sima", "seqnorm"]},))
     planned = plan(BundleConfig(only), math.inf)
     assert [trial.estimate and trial.estimate.context for trial in planned] == [64, 256, 1024, 4096, 16384]
-    assert all(trial.steps == 1 and not trial.reason for trial in planned)
+    assert all(trial.steps == 0 and not trial.reason for trial in planned)
 
 
 # the set-ups

@@ -201,3 +201,50 @@ def test_every_sentence_ends_once() -> None:
                 assert (
                     sentence.endswith(".") and ".." not in sentence and "  " not in sentence and "None" not in sentence
                 )
+
+
+def grown(mixer: str, context: int, seed: int) -> tuple[float, float, float]:
+    """Softmax grows with the square of the context, linear with the context; no value counts."""
+    return (
+        0.0,
+        context**2 * 1e-6 if mixer == "softmax" else context * 2e-4,
+        context * (1e4 if mixer == "softmax" else 5e3),
+    )
+
+
+def untrained(contexts: Any) -> dict[str, Any]:
+    found = content(crossed(("softmax", "linear"), contexts, (0,), grown), trained=False, metric="", budget={})
+    for trial in found["trials"]:
+        trial.update(value=None, metrics={}, history=[], epochs=None, steps=None, train_seconds=None)
+        trial["measured"]["epoch_steps"] = 100
+    return found
+
+
+def test_a_study_that_trains_nothing_speaks_of_costs_alone() -> None:
+    found = sentences(summarize(untrained({16: 64, 8: 256, 4: 1024})))
+    assert found[
+        0
+    ] == "At 1k tokens a training step takes 0.195 (linear) of the time and 0.500 (linear) of the memory " + (
+        "that it takes with softmax."
+    )
+    assert found[1] == (
+        "Fitted over all contexts, from 64 tokens to 1k tokens, time grows with an exponent of 2.00 (softmax) and 1.00 "
+        "(linear), memory grows with an exponent of 1.00 (softmax) and 1.00 (linear)."
+    )
+    assert "A training step takes less time than with softmax from about 200 tokens on with linear." in found
+    assert not any("val" in sentence or "better" in sentence or "headline" in sentence for sentence in found)
+
+
+def test_an_epoch_takes_its_steps() -> None:
+    (group, *_) = summarize(untrained({8: 1024})).groups
+    assert group.costs["epoch_seconds"] == pytest.approx(100 * group.costs["step_seconds"])
+
+
+def test_costs_without_a_baseline_or_measurements() -> None:
+    made = untrained({8: 1024})
+    made["study"]["baseline"] = None
+    assert sentences(summarize(made)) == ["The study names no baseline, so no line is compared with another."]
+    for trial in made["trials"]:
+        trial.update(state="failed", measured=None)
+    made["study"]["baseline"] = "softmax"
+    assert sentences(summarize(made)) == ["No trial was measured, so the study says nothing yet."]

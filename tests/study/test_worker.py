@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from monai_ext.study.listing import status_table
 from monai_ext.study.prepare import prepare
 from monai_ext.study.records import content_of, describe
+from monai_ext.study.report import write_report
 from monai_ext.study.storage import Storage
 from monai_ext.study.worker import Worker
 from tests.study.toy import write_study
@@ -88,6 +90,33 @@ def test_trials_are_measured_trained_and_judged(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "trials" / content["trials"][0]["key"]
     left = {path.name for path in folder.iterdir()}
     assert not {"training_state.pt", "model.pt"} & left and "log.txt" in left
+
+
+@pytest.mark.slow
+def test_a_study_that_trains_nothing_measures(tmp_path: Path) -> None:
+    axes = {"mixer": ["softmax", "seqnorm"]}
+    file = write_study(tmp_path, axes=axes, budget=None, train=False, set={"val_interval": 1000})
+    worker, storage = open_study(file)
+    worker.work()
+    trained = write_study(tmp_path / "trained", axes=axes)
+    assert not {trial.key for trial in prepare(str(trained)).planned} & set(worker.keys)
+    content = content_of(storage)
+    assert content["study"]["trained"] is False
+    for trial in content["trials"]:
+        assert trial["state"] == "complete" and trial["value"] is None and trial["history"] == []
+        assert trial["measured"]["step_seconds"]["median"] > 0 and trial["measured"]["epoch_steps"] == 4
+        assert not (tmp_path / "out" / "trials" / trial["key"] / "progress.json").exists()
+    assert "a training step takes" in status_table(storage.records(), storage.trial_folder)
+    (path,) = (path for path in write_report(content, tmp_path / "report") if path.name == "report.md")
+    text = path.read_text()
+    assert "nothing is trained" in text and "## Accuracy" not in text and "epoch's training steps" in text
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_has_failed(tmp_path: Path) -> None:
+    fields = {"axes": {"mixer": ["seqnorm"]}, "budget": None, "train": False}
+    (trial,) = run(write_study(tmp_path, **fields, set={"loss#_target_": "monai.nothing"}))["trials"]
+    assert trial["state"] == "failed" and "monai.nothing" in trial["reason"]
 
 
 @pytest.mark.slow
