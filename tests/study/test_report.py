@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from monai_ext.study.report import gist, read_results, write_report
+from monai_ext.study.csvs import groups_csv, trials_csv
+from monai_ext.study.plots import PICTURES
+from monai_ext.study.report import AGAIN, gist, read_results, to_markdown, write_report
+from monai_ext.study.summary import summarize
 from tests.study.made_up import MACHINE, content, crossed, trial
 
 PATCHES = {8: 1024, 4: 4096}
@@ -226,3 +229,17 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ValueError, match=reason):
             read_results(file)
+
+
+def test_the_documented_studies_are_made_again_from_their_results(repository: Path) -> None:
+    folders = [path.parent for path in sorted((repository / "docs" / "study").glob("*/results.json"))]
+    assert len(folders) >= 3
+    for folder in folders:
+        records = read_results(folder / "results.json")
+        summary = summarize(records)
+        text = (folder / "report.md").read_text(encoding="utf-8")
+        pictures = [name for name in PICTURES if (folder / name).is_file()]
+        where = f"docs/study/{folder.name}/results.json"
+        assert text == to_markdown(records, summary, pictures, f"{AGAIN} --results {where}"), folder.name
+        assert (folder / "trials.csv").read_text(encoding="utf-8") == trials_csv(records, summary)
+        assert (folder / "groups.csv").read_text(encoding="utf-8") == groups_csv(summary)
