@@ -104,7 +104,7 @@ class ShapeDescriptors(nn.Module):
         """One product of matrices an axis: on a CPU faster than a convolution with one channel."""
         radius = int(3 * blur + 0.5)
         taps = torch.arange(-radius, radius + 1, device=shape.device, dtype=shape.dtype)
-        weight = float((-0.5 * (taps / blur) ** 2).exp().sum())
+        weight = (-0.5 * (taps / blur) ** 2).exp().sum()
         for axis in range(1, shape.ndim):
             place = torch.arange(shape.shape[axis], device=shape.device, dtype=shape.dtype)
             apart = place[:, None] - place[None, :]
