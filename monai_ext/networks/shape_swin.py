@@ -16,11 +16,11 @@ from monai_ext.networks.swin import MixerSwin
 class ShapeSwin(nn.Module):
     """Classifier of outlined shapes: the mean of the logits of a :class:`MixerSwin` and of a linear model of measures.
 
-    The linear model, :class:`monai_ext.blocks.shape_measures.ShapeMeasures`, learns from few shapes what a transformer
-    is slow to find in them (volume, thickness by direction); the transformer sees what is not measured. Their errors
-    differ, so the mean has fewer. Each is trained by itself: ``network.measures.fit(dataset)`` once, before the
-    training, and the transformer, whose logits alone come out in training, by gradients as a ``MixerSwin``. Its state
-    dict is that network's with ``swin.`` before every key, and the buffers of ``measures``.
+    The linear model, :class:`monai_ext.blocks.shape_measures.ShapeMeasures`, has from few shapes what a transformer is
+    slow to find in them (volume, thickness by direction); the transformer can see what is not measured. Each is trained
+    by itself: ``network.measures.fit(dataset)`` once, before the training, and the transformer, whose logits alone come
+    out in training, by gradients as a ``MixerSwin``. Before a fit the measures' logits are 0. The state dict is that of
+    the ``MixerSwin`` with ``swin.`` before every key, and the buffers of ``measures``.
 
     Args:
         in_channels: 2, the shape and the distance to its surface, as ``monai_ext.data.shapes.ShapeDistanced`` gives.
