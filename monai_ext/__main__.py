@@ -9,6 +9,7 @@ from monai_ext.cli import main
 # group -> the module that holds its COMMANDS
 GROUPS = {
     "data": "monai_ext.data.commands",
+    "bundle": "monai_ext.bundle.commands",
     "bench": "monai_ext.bench.commands",
     "study": "monai_ext.study.commands",
 }

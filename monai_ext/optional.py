@@ -11,6 +11,8 @@ __all__ = ["load"]
 EXTRAS = {
     "h5py": ("h5py", "hdf5"),
     "mlflow": ("mlflow", "tracking"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "onnxscript": ("onnxscript", "onnx"),
     "optuna": ("optuna", "study"),
     "skimage": ("scikit-image", "metrics"),
     "sklearn": ("scikit-learn", "metrics"),
