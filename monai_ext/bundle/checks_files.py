@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import io
 import json
-import logging
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from monai_ext.bundle.models import quiet
 from monai_ext.bundle.problem import Problem, Skipped
 
 LARGE = 25 * 2**20
@@ -140,21 +141,14 @@ def schema(bundle: Path) -> Iterator[Problem]:
     from monai.bundle import verify_metadata
 
     read_metadata(bundle)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder, quiet(), contextlib.redirect_stderr(io.StringIO()):
         try:
             verify_metadata(str(bundle / "configs" / "metadata.json"), filepath=str(Path(folder) / "schema.json"))
-        except (jsonschema.ValidationError, ValueError) as error:
-            if isinstance(error.__cause__ or error, jsonschema.ValidationError):
-                yield Problem(f"metadata.json: {str(error.__cause__ or error).splitlines()[0]}.", "correct the field.")
-                return
-            raise Skipped(f"the schema cannot be fetched ({_first(error)})") from error
         except Exception as error:
-            raise Skipped(f"the schema cannot be fetched ({_first(error)})") from error
-        finally:
-            logging.disable(before)
+            cause = error.__cause__ or error
+            if not isinstance(cause, jsonschema.ValidationError):
+                raise Skipped(f"the schema cannot be fetched ({_first(error)})") from error
+            yield Problem(f"metadata.json: {str(cause).splitlines()[0]}.", "correct the field.")
 
 
 def docs(bundle: Path) -> Iterator[Problem]:

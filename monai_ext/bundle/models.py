@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 # Runs an exported bundle where this package cannot be imported: folder, then the models to compare with the weights.
 TRY = f'''
-import importlib.abc, json, sys, warnings
+import importlib.abc, json, pathlib, pydoc, sys, warnings
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -44,8 +44,20 @@ def parser_of(*names):
 inference = parser_of("inference.json")
 network = inference.get_parsed_content("{NETWORK}").eval()
 network.load_state_dict(torch.load(f"{{folder}}/{WEIGHTS}", weights_only=True))
-for name in ("preprocessing", "postprocessing", "inferer"):
-    inference.get_parsed_content(name)
+
+def walk(value):
+    if isinstance(value, dict):
+        yield from (item for key, item in value.items() if key == "_target_")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from walk(item)
+
+for path in sorted(pathlib.Path(folder, "configs").glob("*.json")):
+    content = json.loads(path.read_text())
+    for target in walk(content):
+        if isinstance(target, str) and "." in target and target[0] not in "$@":
+            assert callable(pydoc.locate(target)), f"{{path.name}}: {{target}} cannot be imported"
+    for line in content.get("imports", []):
+        exec(line.lstrip("$"))
 metadata = json.load(open(f"{{folder}}/configs/metadata.json"))
 image = next(iter(metadata["network_data_format"]["inputs"].values()))
 torch.manual_seed(0)
