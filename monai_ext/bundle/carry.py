@@ -22,7 +22,6 @@ __all__ = ["Carried", "carry", "names_in", "rewrite_names"]
 
 PACKAGE = "monai_ext"
 MANIFESTS = "data_manifests"
-_NAME = re.compile(rf"\b{PACKAGE}((?:\.\w+)+)")
 # what an optional backend or a rare format needs is not required of whoever runs the bundle
 _OPTIONAL = ("h5py", "natten", "mamba_ssm", "fla", "pywt", "skimage", "sklearn")
 
@@ -69,8 +68,7 @@ def carry(texts: Iterable[str], target: str, root: Path | None = None, package: 
             else:
                 outside.add(name.split(".")[0])
         waiting += parents
-    version = getattr(sys.modules.get(package), "__version__", "")
-    stamp = f"# Generated from {package} {version}; change it there.\n"
+    stamp = f"# Generated from {package} {source.version()}; change it there.\n"
     files = {source.inner(module): stamp + rewrite_names(text, target, package) for module, text in found.items()}
     if f"{package}.data.manifest" in found:
         files |= _manifests(texts)
@@ -80,7 +78,7 @@ def carry(texts: Iterable[str], target: str, root: Path | None = None, package: 
 def names_in(text: str, package: str = PACKAGE) -> list[str]:
     """Dotted names of the package in a text: ``_target_``, expressions and ``from ... import ...``."""
     joined = re.sub(rf"\bfrom\s+({package}[\w.]*)\s+import\s+(\w+)", r"\1.\2", text)
-    return sorted({package + rest for rest in _NAME.findall(joined)})
+    return sorted({package + rest for rest in re.findall(rf"\b{package}((?:\.\w+)+)", joined)})
 
 
 def rewrite_names(text: str, target: str, package: str = PACKAGE) -> str:
@@ -89,7 +87,7 @@ def rewrite_names(text: str, target: str, package: str = PACKAGE) -> str:
     What a person types, ``python -m monai_ext``, stays.
     """
     text = re.sub(rf"\b{package}(?=\.\w)", target, text)
-    text = re.sub(rf"\bimport {package}\b", f"import {target}", text)
+    text = re.sub(rf"\b(from|import) {package}\b(?!\.)", rf"\1 {target}", text)
     return re.sub(rf"\b{package}::", f"{target.replace('.', '_')}::", text)
 
 
@@ -108,6 +106,10 @@ class _Source:
 
     def inner(self, module: str) -> str:
         return self.path(module).relative_to(self.root).as_posix()
+
+    def version(self) -> str:
+        found = re.search(r'__version__ = "(.*)"', (self.root / "__init__.py").read_text(encoding="utf-8"))
+        return found.group(1) if found else ""
 
     def module_of(self, name: str) -> str:
         """The module that a dotted name is, or is in."""

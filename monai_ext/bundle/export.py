@@ -88,7 +88,7 @@ def export_bundle(
         package = f"scripts.{re.sub(r'[^a-zA-Z0-9_]', '_', source.name)}"
         carried = _carry(fresh, package)
         for path in sorted((fresh / "configs").glob("*.json")):
-            _rewrite_config(path, source.name, package)
+            _rewrite_config(path, package)
         made = models.write_models(source, fresh, onnx, torchscript)
         metadata = _metadata(metadata, fresh, carried, made)
         _write(fresh / "configs" / "metadata.json", json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
@@ -135,11 +135,11 @@ def _carry(folder: Path, package: str) -> Carried:
     return carried
 
 
-def _rewrite_config(path: Path, name: str, package: str) -> None:
+def _rewrite_config(path: Path, package: str) -> None:
     """Names of the carried code, and a ``bundle_root`` that is this folder."""
     content = json.loads(rewrite_names(path.read_text(encoding="utf-8"), package))
     root = content.get("bundle_root")
-    if isinstance(root, str) and f"bundles/{name}" in root:
+    if isinstance(root, str) and "bundles/" in root:  # found from the repository, too
         content["bundle_root"] = "."
     _write(path, json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
