@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +15,7 @@ from pathlib import Path
 from monai_ext.data.staging import locked, staged
 from monai_ext.label.bundles import Bundle, copy_bundle
 
-__all__ = ["app_of_monailabel", "check_port", "check_studies", "server_command", "set_up_app"]
+__all__ = ["app_of_monailabel", "check_port", "check_studies", "run_server", "server_command", "set_up_app"]
 
 APP = "monaibundle"
 GUIDE = "docs/monai_label.md"
@@ -158,3 +159,13 @@ def check_port(host: str, port: int) -> None:
         raise ValueError(
             f"cannot listen on {host}:{port} ({error.strerror}): give another --host or --port."
         ) from error
+
+
+def run_server(command: Sequence[str]) -> int:
+    """Run the server until it ends, or until Ctrl-C and then its own orderly end; its exit code."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # the server has got it, too
+        process.wait()
+        raise

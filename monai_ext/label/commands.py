@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 from pathlib import Path
 
 from fire.decorators import SetParseFn
@@ -34,21 +33,21 @@ def label(
         scoring: names of bundles, with commas between, that score unlabelled images by their uncertainty.
         replace: take bundles anew that the folder has already; the former ones are kept beside them.
     """
-    from monai_ext.label.app import app_of_monailabel, check_port, check_studies, server_command, set_up_app
+    from monai_ext.label import app
     from monai_ext.label.bundles import find_bundles
 
     chosen = find_bundles(bundles, [Path(app_dir).expanduser() / "model"])
-    folder, remark = check_studies(studies)
+    folder, remark = app.check_studies(studies)
     scored = [word.strip() for word in (scoring or "").split(",") if word.strip()]
-    command = server_command(app_dir, chosen, folder, host, port, scored)
+    command = app.server_command(app_dir, chosen, folder, host, port, scored)
     if start:
-        check_port(host, port)
-    for line in set_up_app(app_dir, chosen, app_of_monailabel(), replace):
+        app.check_port(host, port)
+    for line in app.set_up_app(app_dir, chosen, app.app_of_monailabel(), replace):
         print(line)
     if remark is not None:
         print(remark)
     print(shlex.join(command), flush=True)
-    return subprocess.run(command, check=False).returncode if start else 0
+    return app.run_server(command) if start else 0
 
 
 COMMAND = label

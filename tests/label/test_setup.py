@@ -233,11 +233,11 @@ def test_start_runs_the_command(
 ) -> None:
     started: list[list[str]] = []
 
-    def run_server(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def run_server(command: list[str]) -> int:
         started.append(command)
-        return subprocess.CompletedProcess(command, 3)
+        return 3
 
-    monkeypatch.setattr(subprocess, "run", run_server)
+    monkeypatch.setattr(app, "run_server", run_server)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -35,7 +35,7 @@ def test_dropout_reaches_the_network() -> None:
 
 
 def test_wrong_dropout() -> None:
-    with pytest.raises(ValueError, match="dropout must lie between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"dropout must lie between 0 and 1, got 1\.5"):
         ResidualNetwork(MixerUNETR(in_channels=1, out_channels=1, spatial_dims=2, num_layers=2, **OPTIONS), dropout=1.5)
-    with pytest.raises(ValueError, match="Conv2d has no dropout layer whose rate could be 0.2"):
+    with pytest.raises(ValueError, match=r"Conv2d has no dropout layer whose rate could be 0\.2"):
         ResidualNetwork(torch.nn.Conv2d(1, 1, 1), dropout=0.2)
