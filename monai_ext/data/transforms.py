@@ -310,7 +310,9 @@ def check_datalist(
         FileNotFoundError: names the first missing file and how many are missing.
     """
     if not items:
-        raise ValueError("the data list is empty; check dataset_dir and the split.")
+        raise ValueError(
+            "the data list is empty; check dataset_dir and the split, in MONAI Label submit a label first."
+        )
     missing, total = [], 0
     for number, item in enumerate(items):
         for key in ensure_tuple(keys):

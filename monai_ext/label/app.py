@@ -128,8 +128,6 @@ def server_command(
     conf = {"models": ",".join(names), "zoo_source": "ngc", "sam2": "false"}
     if scoring:
         conf["epistemic_model"] = ",".join(scoring)
-    if not any(bundle.segments for bundle in bundles):
-        conf["skip_trainers"] = "true"
     app = str(Path(app_dir).expanduser().resolve())
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", app, "--studies", studies]
     command += ["--host", host, "--port", str(port)]

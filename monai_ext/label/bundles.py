@@ -32,7 +32,7 @@ class Bundle:
 
     @property
     def segments(self) -> bool:
-        """Whether it gives label maps; MONAI Label can train no other kind."""
+        """Whether it gives label maps; no other kind can learn from what annotators draw."""
         outputs = self.metadata.get("network_data_format", {}).get("outputs", {})
         return any(output.get("format") == "segmentation" for output in outputs.values())
 
@@ -87,7 +87,8 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
 
     A copy, because a training in the server overwrites ``models/model.pt``; ``models/shipped.pt`` in the copy keeps
     the weights it began with, and viewers offer both. A copy that is there already may hold weights trained in the
-    server and stays, or with ``replace`` moves aside. Outputs of trainings and evaluations are left out.
+    server and stays, or with ``replace`` moves aside. Outputs of trainings and evaluations are left out, and so is the
+    training of a bundle that gives no label maps: the server would offer to train it on label maps.
     """
     target = models / bundle.name
     if bundle.folder == target.resolve():
@@ -99,6 +100,9 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
         shutil.copytree(bundle.folder, fresh, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
         if (fresh / WEIGHTS[0]).is_file():
             shutil.copy2(fresh / WEIGHTS[0], fresh / SHIPPED)
+        if not bundle.segments:
+            for path in (fresh / "configs").glob("train.*"):
+                path.unlink()
         if aside is not None:
             target.rename(aside)
     return f"{bundle.name}: copied from {bundle.folder}" + (f"; the former copy is {aside.name}." if aside else ".")

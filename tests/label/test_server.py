@@ -15,6 +15,7 @@ import torch
 from monai.utils import set_determinism
 from PIL import Image
 
+from monai_ext.bundle.errors import mistake_in
 from monai_ext.data import datalist
 from tests.bundles.running import BUNDLES, data_of
 from tests.label.serving import Served, own_inference, serving, short_copy
@@ -108,6 +109,14 @@ class TestHippocampus:
         scores = [entry["image"]["info"].get("epistemic_entropy") for entry in served.images().values()]
         scores = [score for score in scores if score is not None]
         assert len(scores) == 2 and all(0 < score < math.log(3) for score in scores), scores
+
+    def test_nothing_to_learn_from(self, hippocampus: Any) -> None:
+        served, _, _ = hippocampus
+        with pytest.raises(RuntimeError) as caught:
+            served.train(HIPPOCAMPUS, max_epochs=1)
+        assert mistake_in(caught.value) == (
+            "the data list is empty; check dataset_dir and the split, in MONAI Label submit a label first."
+        )
 
     def test_it_learns_and_serves_what_it_learnt(self, hippocampus: Any, tmp_path: Path) -> None:
         served, images, labels = hippocampus
@@ -209,9 +218,10 @@ def test_classification(name: str, classes: int, cases: Any, tmp_path: Path) -> 
     else:
         Image.open(item["image"]).save(image)
     with serving(FOLDERS[name], tmp_path / "studies", tmp_path / "app") as served:
-        model = served.info()["models"][name]
+        info = served.info()
         answer = served.infer(name, image.name.split(".")[0], output="json")["prediction"]
-    assert model["type"] == "classification" and len(model["labels"]) == classes
+    model = info["models"][name]
+    assert model["type"] == "classification" and len(model["labels"]) == classes and not info["trainers"]
     with own_inference(FOLDERS[name], image, tmp_path / "own").open(newline="") as file:
         (row,) = csv.DictReader(file)
     names = [key.removeprefix("probability_") for key in row if key.startswith("probability_")]

@@ -128,8 +128,16 @@ def test_options_reach_the_command(tmp_path: Path, studies: Path, repository: Pa
     words = server_command("app", both, str(studies), "0.0.0.0", 8001, scoring=[HIPPOCAMPUS])
     text = " ".join(words)
     assert "--host 0.0.0.0 --port 8001" in text and f"--conf epistemic_model {HIPPOCAMPUS}" in text
-    assert "skip_trainers" not in text
-    assert "--conf skip_trainers true" in " ".join(server_command("app", both[1:], "http://orthanc/dicom-web"))
+    assert "--studies http://orthanc/dicom-web " in " ".join(server_command("app", both, "http://orthanc/dicom-web"))
+
+
+def test_only_what_draws_label_maps_can_be_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monailabel: Path, studies: Path
+) -> None:
+    code, _, _ = run(capsys, tmp_path / "app", "--bundles", f"{HIPPOCAMPUS},{BLOOD}", "--studies", studies)
+    assert code == 0
+    trainable = [path.parents[1].name for path in (tmp_path / "app" / "model").glob("*/configs/train.json")]
+    assert trainable == [HIPPOCAMPUS]
 
 
 def test_a_folder_without_images_is_remarked(
