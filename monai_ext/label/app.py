@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def check_studies(studies: str) -> tuple[str, str | None]:
     folder = Path(studies).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} for --studies: give the folder with the images to label.")
-    if any(path.name.lower().endswith(_LISTED) for path in folder.iterdir()):
+    if any(path.name.endswith(_LISTED) for path in folder.iterdir()):
         return str(folder.resolve()), None
     return str(folder.resolve()), f"{folder} holds no image that MONAI Label lists ({', '.join(_LISTED)})."
 
@@ -160,10 +161,8 @@ def check_port(host: str, port: int) -> None:
 
 
 def run_server(command: Sequence[str]) -> int:
-    """Run the server until it ends, or until Ctrl-C and then its own orderly end; its exit code."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:  # the server has got it, too
-        process.wait()
-        raise
+    """Run the server until it ends; it takes the place of this process, so that every signal is the server's."""
+    sys.stdout.flush()
+    if os.name == "posix":
+        os.execv(command[0], command)
+    return subprocess.call(command)

@@ -216,6 +216,17 @@ def test_an_incomplete_bundle(
     assert not (tmp_path / "app").exists()
 
 
+def test_a_name_that_hides_the_task(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monailabel: Path, studies: Path, mine: Path
+) -> None:
+    outputs = {"pred": {"format": "classes"}}
+    (mine / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": {"outputs": outputs}}))
+    arguments = [tmp_path / "app", "--studies", studies, "--bundles"]
+    code, _, err = run(capsys, *arguments, mine)
+    assert code == 1 and len(err) == 1 and "by the word classification in a folder's name: rename it." in err[0]
+    assert run(capsys, *arguments, mine.rename(mine.with_name("Cell_Classification")))[0] == 0
+
+
 def test_a_port_in_use(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monailabel: Path, studies: Path, mine: Path
 ) -> None:
