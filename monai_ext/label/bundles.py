@@ -91,7 +91,7 @@ def find_bundle(word: str, more: Sequence[Path] = ()) -> Bundle:
     bundle = Bundle(folder, metadata)
     if bundle.classifies and "classification" not in bundle.name.lower():
         raise ValueError(
-            f"{folder} gives classes, and MONAI Label knows that by the word classification in a folder's name: rename it."
+            f"{folder} gives classes, which MONAI Label knows by 'classification' in the folder's name: rename it."
         )
     return bundle
 

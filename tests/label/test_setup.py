@@ -223,7 +223,7 @@ def test_a_name_that_hides_the_task(
     (mine / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": {"outputs": outputs}}))
     arguments = [tmp_path / "app", "--studies", studies, "--bundles"]
     code, _, err = run(capsys, *arguments, mine)
-    assert code == 1 and len(err) == 1 and "by the word classification in a folder's name: rename it." in err[0]
+    assert code == 1 and len(err) == 1 and "knows by 'classification' in the folder's name: rename it." in err[0]
     assert run(capsys, *arguments, mine.rename(mine.with_name("Cell_Classification")))[0] == 0
 
 
