@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_ext.bundle.find import find_folder
 from monai_ext.data.staging import staged
 
 __all__ = ["Bundle", "copy_bundle", "find_bundle", "find_bundles"]
 
-REPOSITORY = Path(__file__).resolve().parents[2] / "bundles"  # of an editable installation
 WEIGHTS = ("models/model.pt", "models/model.ts")
 SHIPPED = "models/shipped.pt"
 _LEFT_OUT = ("runs", "eval", "__pycache__", ".*")  # what trainings and evaluations wrote
@@ -70,15 +70,7 @@ def find_bundles(text: str, more: Sequence[Path] = ()) -> list[Bundle]:
 
 def find_bundle(word: str, more: Sequence[Path] = ()) -> Bundle:
     """One bundle by its path or name; see :func:`find_bundles`."""
-    folders = [Path(word).expanduser(), *[root / word for root in (Path("bundles"), REPOSITORY, *more)]]
-    folder = next((folder for folder in folders if (folder / "configs" / "metadata.json").is_file()), None)
-    if folder is None:
-        known = sorted({name for root in (Path("bundles"), REPOSITORY, *more) for name in _names_in(root)})
-        there = f"; there are {', '.join(known)}" if known else ""
-        raise FileNotFoundError(
-            f"no bundle {word!r}: neither a folder with configs/metadata.json nor a name in bundles{there}."
-        )
-    folder = folder.resolve()
+    folder = find_folder(word, more)
     if not (folder / "configs" / "inference.json").is_file():
         raise FileNotFoundError(f"{folder} has no configs/inference.json, which MONAI Label reads; add it.")
     if not any((folder / weights).is_file() for weights in WEIGHTS):
