@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, onnx_export
 
+from monai_ext.bundle.check import check_bundle
 from monai_ext.data.monai_label import MonaiLabelAnswerd
 from tests.bundles.running import BUNDLES, ROOT, classifies, input_size, workflow
 
@@ -196,9 +197,12 @@ def test_logging(bundle: Path) -> None:
         root.handlers[:], root.level = before
 
 
-def test_input_and_output(bundle: Path) -> None:
-    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
-    verify_net_in_out(net_id="network_def", device="cpu", **files)
+def test_what_anybody_s_bundle_is_checked_for(bundle: Path) -> None:
+    """`python -m monai_ext bundle check`: metadata, ids, input and output of the network, weights, tracing."""
+    findings = check_bundle(str(bundle))
+    assert not {finding.check: finding.problems for finding in findings if finding.state == "failed"}
+    left = {finding.check for finding in findings if finding.state == "not checked"}
+    assert left <= {"metadata, by MONAI's schema", "TorchScript by scripting", "checksums"}
 
 
 def test_weights(bundle: Path) -> None:
@@ -209,15 +213,6 @@ def test_weights(bundle: Path) -> None:
     assert all(type(value) is torch.Tensor and not value.is_cuda for value in state.values())
     assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
     network(bundle)
-
-
-def test_export(bundle: Path, tmp_path: Path) -> None:
-    net = network(bundle)
-    settings = config(bundle, "inference.json")
-    image = torch.randn(1, channels(settings["network_def"], "in_channels"), *input_size(settings))
-    ckpt_export(filepath=str(tmp_path / "model.ts"), use_trace=True, **export_of(bundle))
-    with torch.no_grad():
-        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), net(image), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
