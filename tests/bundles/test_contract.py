@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
+from monai_ext.data.monai_label import MonaiLabelAnswerd
 from tests.bundles.running import BUNDLES, ROOT, classifies, input_size, workflow
 
 FILES = (
@@ -169,6 +170,20 @@ def test_properties(bundle: Path, kind: str, phantom_of: Callable[[Path], Path],
     flow = workflow(bundle, WORKFLOWS[kind], kind, device="$torch.device('cpu')", **paths)
     flow.initialize()
     assert flow.check_properties() == []
+
+
+def test_a_server_can_take_parts_of_the_configs(bundle: Path) -> None:
+    """MONAI Label builds these parts of the inference without a folder of images, and scores with dropout."""
+    settings = {**config(bundle, "inference.json"), "bundle_root": str(bundle), "device": "cpu"}
+    settings["network_def"] = {**settings["network_def"], "dropout": 0.2}
+    parser = ConfigParser(settings)
+    assert parser.get_parsed_content("network_def").training
+    for name in ("preprocessing", "inferer", "postprocessing"):
+        built = parser.get_parsed_content(name)
+    assert isinstance(built.transforms[-1], MonaiLabelAnswerd)
+    handlers = config(bundle, "train.json")["train"]["handlers"]
+    assert all(isinstance(handler, dict) for handler in handlers), "MONAI Label looks into each"
+    assert any(handler["_target_"].endswith(".LastModelSaver") for handler in handlers)
 
 
 def test_logging(bundle: Path) -> None:
