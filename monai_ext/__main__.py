@@ -11,6 +11,7 @@ GROUPS = {
     "data": "monai_ext.data.commands",
     "bench": "monai_ext.bench.commands",
     "study": "monai_ext.study.commands",
+    "bundle": "monai_ext.bundle.commands",
     "label": "monai_ext.label.commands",
 }
 
