@@ -213,8 +213,8 @@ def _first_that_fits(
     )
     if request.task == "classification":
         reasons["patch"] = (
-            f"every image becomes {_times(plan.size)} {'pixels' if found.dims == 2 else 'voxels'}, {limits}; images are "
-            f"{_times(np.round(extent).astype(int))} in the median."
+            f"every image becomes {_times(plan.size)} {'pixels' if found.dims == 2 else 'voxels'}, {limits}; images "
+            f"are {_times(np.round(extent).astype(int))} in the median."
         )
     inner = plan.network.get("network", plan.network)
     reasons["network"] = (
@@ -224,7 +224,7 @@ def _first_that_fits(
     reasons["mixer"] = (
         f"`{request.mixer}`"
         + (
-            ", attention in windows, whose memory grows in proportion to the patch; the shipped bundles are trained with it."
+            ", attention in windows, whose memory grows in proportion to the patch; the shipped bundles have it."
             if request.mixer == "softmax"
             else ", as asked for with --mixer."
         )

@@ -231,7 +231,8 @@ def _denoising(bundle: Bundle, made: dict[str, Config]) -> None:
 
 
 def _own(split: str) -> str:
-    return f"$[{{'image': entry['image'], 'case': entry['case']}} for entry in listed(@datalist_path, @dataset_dir, {split})]"
+    kept = "{'image': entry['image'], 'case': entry['case']}"
+    return f"$[{kept} for entry in listed(@datalist_path, @dataset_dir, {split})]"
 
 
 def _parts(bundle: Bundle, made: dict[str, Config]) -> tuple[Survey, Plan, Config, Config, Config]:

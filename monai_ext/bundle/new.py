@@ -121,7 +121,8 @@ def new_bundle(
     lines = facts(bundle, pairs, splits, total)
     lines += [f"{key}: {text}" for key, text in plan.reasons.items()]
     shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
-    last = f"wrote {shown}{remark}; train with\n  python -m monai.bundle run training --config_file {shown}/configs/train.json"
+    last = f"wrote {shown}{remark}; train with\n"
+    last += f"  python -m monai.bundle run training --config_file {shown}/configs/train.json"
     return Made(_report(found.findings, lines, last), root)
 
 
@@ -186,7 +187,9 @@ def _class_names(task: str, found: Survey, pairs: Pairs, source: Source) -> list
     if task == "classification":
         known = sorted(found.classes, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     elif task == "segmentation":
-        known = [pairs.class_names.get(value, f"class {value}") for value in sorted(found.values)][1:]
+        values = sorted(found.values)
+        plain = "foreground" if len(values) == 2 else "class {}"
+        known = [pairs.class_names.get(value, plain.format(value)) for value in values][1:]
     else:
         return []
     if source.class_names is None or task == "classification":
@@ -194,8 +197,8 @@ def _class_names(task: str, found: Survey, pairs: Pairs, source: Source) -> list
     given = [word.strip() for word in source.class_names.split(",")]
     if len(given) != len(known):
         raise ValueError(
-            f"--class_names gives {len(given)} names, {', '.join(given)}; the labels have {len(known)} classes beside the "
-            f"background, stored as {', '.join(map(str, sorted(found.values)[1:]))}."
+            f"--class_names gives {len(given)} names, {', '.join(given)}; the labels have {len(known)} classes beside "
+            f"the background, stored as {', '.join(map(str, sorted(found.values)[1:]))}."
         )
     return given
 

@@ -17,8 +17,11 @@ from monai_ext.data.pictures import is_picture
 from monai_ext.data.readers import is_dicom, is_nifti
 
 # words that say "label" or "image" at the end, or the beginning, of a name
-LABEL_WORDS = ["seg", "segmentation", "label", "labels", "labelmap", "mask", "masks", "gt", "groundtruth", "manual", "annotation", "clean", "target"]
-IMAGE_WORDS = ["image", "images", "img", "im", "scan", "raw", "noisy", "input"]
+LABEL_WORDS = (
+    *("seg", "segmentation", "label", "labels", "labelmap", "mask", "masks"),
+    *("gt", "groundtruth", "manual", "annotation", "clean", "target"),
+)
+IMAGE_WORDS = ("image", "images", "img", "im", "scan", "raw", "noisy", "input")
 # folders of images and of their labels, as they are often called
 FOLDER_PAIRS = (
     ("imagestr", "labelstr"),

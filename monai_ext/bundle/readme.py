@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monai_ext.bundle.configs import Bundle
+from monai_ext.bundle.configs import TEMPLATES, Bundle
 from monai_ext.bundle.pairing import Pairs
 from monai_ext.data.check_case import Finding, some
 
@@ -91,8 +91,6 @@ def data_remarks(bundle: Bundle, splits: dict[str, str]) -> list[Finding]:
 def readme(bundle: Bundle, pairs: Pairs, splits: dict[str, str], total: int, findings: Sequence[Finding]) -> str:
     """docs/README.md."""
     found, plan, name, task = bundle.found, bundle.plan, bundle.name, bundle.task
-    size = plan.size
-    shape = [1, found.channels, *size]
     names = plan.class_names or [f"channel {n}" for n in range(found.channels)]
     output = {
         "segmentation": "a label map as uint8 with the size, affine and orientation of the input, `<name>_seg`, and a "
@@ -113,84 +111,30 @@ def readme(bundle: Bundle, pairs: Pairs, splits: dict[str, str], total: int, fin
         else ""
     )
     made_up = "" if bundle.paired else " The images are their own references: training adds Rician noise to them."
-    c = f"{name}/configs"
-    return f"""# {name.replace("_", " ")}
-
-## Model overview
-
-A network that {_VERBS[task]} {", ".join(names if task != "segmentation" else names[1:]) if plan.class_names else "images"} in {found.dims}D images, made from the data by `python -m monai_ext bundle new`. Its attention is one line of the config, `{mixer}`.
-
-## Data
-
-{lines}
-
-The images stay where they are: `data/datalist.json` holds their paths below `folder`, with the split; `--dataset_dir DIR` says where that folder is now. A case's split follows from a hash of its name, or its patient's, and the seed {bundle.seed}, unless the data came with a split.
-
-### What was noticed
-
-{noted}
-
-## Preprocessing and training configuration: what was chosen, and why
-
-{choices}
-
-`configs/train.json` holds it all; every number can be changed there or on the command line.{values}{made_up}
-
-## Input
-
-{found.channels} channel(s), {found.dims}D: NIfTI (`.nii`, `.nii.gz`), {"pictures (`.png`, `.jpg`, `.bmp`, `.tif`)" if found.dims == 2 else "DICOM series"}; images of any size.
-
-## Output
-
-{len(names)} channel(s): {", ".join(names)}. Inference writes {output}.
-
-## Performance
-
-Not measured yet: after a training the command `evaluating` below measures {metric.get(task, "PSNR and SSIM")} on the {bundle.split} cases; write the figures here.
-
-## Commands
-
-From the folder that contains `{name}`, or with other paths to the configs:
-
-```
-# train; afterwards models/model.pt holds the weights of the best validation epoch
-python -m monai.bundle run training --config_file {c}/train.json
-
-# go on after a kill
-python -m monai.bundle run training --config_file {c}/train.json --resume true
-
-# the data lie elsewhere
-python -m monai.bundle run training --config_file {c}/train.json --dataset_dir /path/to/data
-
-# a short try
-python -m monai.bundle run training --config_file "['{c}/train.json','{c}/demo.json']"
-
-# several GPUs, or processes on a CPU
-torchrun --standalone --nproc_per_node=2 -m monai.bundle run training --config_file "['{c}/train.json','{c}/multi_gpu_train.json']"
-
-# evaluate: eval/metrics.csv and pictures
-python -m monai.bundle run evaluating --config_file "['{c}/train.json','{c}/evaluate.json']"
-
-# images of your own, a file or a folder; without --dataset_dir the unlabelled and the test images
-python -m monai.bundle run inference --config_file {c}/inference.json --dataset_dir /path/to/images --output_dir out
-
-# trace for deployment
-python -m monai.bundle ckpt_export --net_id network_def --filepath model.ts --ckpt_file {name}/models/model.pt --meta_file {c}/metadata.json --config_file {c}/inference.json --use_trace True --input_shape "{shape}"
-```
-
-## Limits and intended use
-
-Research and teaching; not a medical device, not for diagnosis. The network knows images like those that it was trained on, and no others. Training overwrites `models/model.pt`; give `--model_path` to keep it.
-
-## References
-
-1. Hatamizadeh A. et al. Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images. arXiv:2201.01266 (2022).
-2. Hooper S. M. and Xue H. A Study on Context Length and Efficient Transformers for Biomedical Image Analysis. PMLR 259:471-489 (2024). arXiv:2501.00619.
-
-## Licence
-
-Configs: Apache-2.0, see `LICENSE`; choose the licence of your weights yourself. Data: see `docs/data_license.txt`.
-"""
+    described = ", ".join(names if task != "segmentation" else names[1:]) if plan.class_names else "images"
+    fields = {
+        "title": name.replace("_", " "),
+        "name": name,
+        "does": f"{_VERBS[task]} {described} in {found.dims}D images",
+        "mixer": mixer,
+        "lines": lines,
+        "seed": bundle.seed,
+        "noted": noted,
+        "choices": choices,
+        "values": values,
+        "made_up": made_up,
+        "channels": found.channels,
+        "dims": found.dims,
+        "files": "NIfTI (`.nii`, `.nii.gz`), "
+        + ("pictures (`.png`, `.jpg`, `.bmp`, `.tif`)" if found.dims == 2 else "DICOM series"),
+        "number": len(names),
+        "names": ", ".join(names),
+        "output": output,
+        "metric": metric.get(task, "PSNR and SSIM"),
+        "split": bundle.split,
+        "shape": [1, found.channels, *plan.size],
+    }
+    return (TEMPLATES / "README.md").read_text(encoding="utf-8").format_map(fields)
 
 
 def data_license() -> str:

@@ -103,8 +103,8 @@ def cases_of_table(images: Path, table: Path) -> Pairs:
         cases.append(Case(names[str(files[0])], (files[0],), row[label] or None, row[group] if group else None, said))
     if not cases:
         raise ValueError(
-            f"no row of {table} names an image in {images}: its column {name!r} holds {some([r[name] for r in rows], 3)}, "
-            f"the images are {some([path.name for path in found], 3)}."
+            f"no row of {table} names an image in {images}: its column {name!r} holds "
+            f"{some([r[name] for r in rows], 3)}, the images are {some([path.name for path in found], 3)}."
         )
     cases += [Case(names[str(path)], (path,)) for path in found if path not in seen]
     return Pairs(sorted(cases, key=lambda case: case.name), f"{table.name}: {name!r} names the image", findings)

@@ -217,8 +217,8 @@ def _apart(image: Header, label: Header, name: str) -> str:
     distance = corner_distance(image.affine, label.affine, image.stored)
     if distance > GRID_TOLERANCE:
         return (
-            f"by their affines the image and the label {name} are up to {distance:.2f} voxels apart; save the label with "
-            "its image's affine or resample it"
+            f"by their affines the image and the label {name} are up to {distance:.2f} voxels apart; save the label "
+            "with its image's affine or resample it"
         )
     return ""
 
@@ -322,8 +322,8 @@ def _oblique(found: Survey) -> None:
     if oblique:
         most = max(header.oblique for header in found.headers)
         message = (
-            f"{len(oblique)} volumes are oblique, up to {most:.0f} degrees: their own grids are kept, axes are named by "
-            "the nearest of the body's"
+            f"{len(oblique)} volumes are oblique, up to {most:.0f} degrees: their own grids are kept, axes are named "
+            "by the nearest of the body's"
         )
         found.findings.append(Finding(oblique[0], "oblique", message, warning=True))
 
