@@ -1,4 +1,4 @@
-"""Bundles for other people: made to stand alone, and checked."""
+"""Bundles: made from your own data, checked, exported for others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from json import dumps
 
 from fire.decorators import SetParseFn
 
+from monai_ext.bundle.new_command import new
 from monai_ext.files import atomic_write
 
 
@@ -44,4 +45,4 @@ def check(name: str, json: str | None = None) -> int:
     return int(any(finding.state == "failed" for finding in findings))
 
 
-COMMANDS = {"export": export, "check": check}
+COMMANDS = {"new": new, "check": check, "export": export}

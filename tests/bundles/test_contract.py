@@ -251,6 +251,8 @@ def test_readme(bundle: Path) -> None:
         for name, value in variables.items():
             block = block.replace(f"${name}/", f"{value}/")
         for name in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)*\.(?:json|conf|md|txt|py)\b", block):
-            assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"
+            assert any((root / name).is_file() for root in (ROOT, bundle, bundle.parent)), (
+                f"docs/README.md names {name}"
+            )
         for name in re.findall(r"(?:bundles/[\w./-]+/)?models/[\w.-]+\.pt\b", block):
             assert any((root / name).is_file() for root in (ROOT, bundle)), f"docs/README.md names {name}"
