@@ -12,10 +12,11 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.published_filter import PublishedFilter
 from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
 from monai_ext.ops.implicit_convolution import ImplicitKernel
 
-FILTERS = ("joint", "product")
+FILTERS = ("joint", "product", "published", "published_product")
 DIRECTIONS = ("two_sided", "causal", "alternate", "four")
 # tokens after which the envelope has fallen to 1 %, from the first channel to the last
 NEAR, FAR = 4.0, 64.0
@@ -93,10 +94,12 @@ class HyenaNDMixer(Mixer):
     ``q * (kernel (*) (k * v) + skip * k * v)`` and an output projection, with the kernel from an ``ImplicitFilter``.
     O(C N log N) time. The number of heads plays no part: every channel has a kernel of its own.
 
-    The implicit filter is ours and not the authors': offsets in tokens on a logarithmic scale instead of features of a
-    fraction of one grid, so that the same weights serve any grid, odd or even, whole or window; learnt decays; a gain
-    of its own on the true convolution instead of the reference's 1/(2L). Weights of the authors' filters therefore do
-    not map onto it; those of the projections, the short convolution and the skip do.
+    By default the implicit filter is ours and not the authors': offsets in tokens on a logarithmic scale instead of
+    features of a fraction of one grid, so that the same weights serve any grid, odd or even, whole or window; learnt
+    decays; a gain of its own on the true convolution instead of the reference's 1/(2L). Weights of the authors' filters
+    do not map onto it; those of the projections, the short convolution and the skip do. With ``filter="published"``
+    and ``"published_product"`` the filter is the authors' (``PublishedFilter``; their ``hyena2d_filter=True`` and
+    False, with their standard window) for axes of up to ``max_length`` tokens, and all of their weights find a place.
 
     Departures from the paper besides: by default one kernel over offsets of either sign instead of flipped causal
     ones. When not bidirectional, the short convolution looks back only, too, and the mixer is causal
@@ -121,6 +124,7 @@ class HyenaNDMixer(Mixer):
         qkv_bias: a bias in the projection to q, k and v.
         filter: ``"joint"``, one network over all coordinates, or ``"product"``, a kernel that is a product of one
             along each axis: fewer functions, but kernel and transforms of the size of the axes, not of the grid.
+            ``"published"`` and ``"published_product"`` are the authors' filters, whose offsets are of one sign.
         bidirectional: offsets of either sign; False is another word for ``directions="causal"``.
         directions: ``"two_sided"``, a kernel over offsets of either sign; ``"causal"``, a token sees those behind it
             along every axis; ``"alternate"``, the same (with a short convolution that looks both ways) in even layers,
@@ -128,14 +132,16 @@ class HyenaNDMixer(Mixer):
             image (eight in 3D), summed with learnt weights.
         filter_dim: width of the filter's network.
         filter_layers: its sine layers.
-        omega: frequency of the first of them, in radians per unit of log(1 + tokens).
+        omega: frequency of the first of them, in radians per unit of log(1 + tokens); not of a published filter.
         short_kernel: taps of the short convolution along each axis, odd.
         layer: number of the block, from 0, for ``"alternate"``; networks give it by themselves.
+        max_length: tokens of the longest axis, of which coordinates are a fraction in a published filter.
 
     Raises:
         ValueError: for an unknown filter or unknown directions, directions that contradict ``bidirectional``, an even
-            short kernel, or a filter's network without width, layers or frequency; in ``forward`` for a grid that is
-            not that of the tokens.
+            short kernel, a filter's network without width, layers or frequency, or a published filter with
+            directions for which it holds no offsets or without a ``max_length``; in ``forward`` for a grid that is not
+            that of the tokens, or longer than ``max_length``.
     """
 
     reads_grid = True
@@ -154,6 +160,7 @@ class HyenaNDMixer(Mixer):
         short_kernel: int = 3,
         directions: str = "two_sided",
         layer: int = 0,
+        max_length: int | None = None,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
         if filter not in FILTERS:
@@ -172,13 +179,22 @@ class HyenaNDMixer(Mixer):
         self.causal = self.directions == "causal"  # type: ignore[misc]
         self.local = self.directions == "alternate"  # type: ignore[misc]
         self.backwards = self.local and layer % 2 == 1
+        published = filter.startswith("published")
+        if published and self.directions == "two_sided":
+            raise ValueError(f"filter={filter!r} holds offsets of one sign: choose other directions than 'two_sided'.")
+        if published and max_length is None:
+            raise ValueError(f"filter={filter!r} needs a max_length: the tokens of the longest axis.")
         self.short_kernel = short_kernel
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.short = conv(3 * dim, 3 * dim, short_kernel, groups=3 * dim)
         # the axes of a product share the gain: each has that of a filter in one dimension
-        kinds = [spatial_dims] if filter == "joint" else [1] * spatial_dims
+        kinds = {"joint": [spatial_dims], "product": [1] * spatial_dims}.get(filter, [])
         self.filters = nn.ModuleList(ImplicitFilter(dim, d, filter_dim, filter_layers, omega) for d in kinds)
+        self.published = None
+        if published and max_length is not None:
+            product = filter == "published_product"
+            self.published = PublishedFilter(dim, spatial_dims, max_length, filter_dim, filter_layers, product)
         self.skip = nn.Parameter(torch.randn(dim))
         self.mix = nn.Linear(2**spatial_dims, 1) if self.directions == "four" else None
         self.proj = nn.Linear(dim, dim)
@@ -225,6 +241,8 @@ class HyenaNDMixer(Mixer):
 
     def _kernels(self, grid: tuple[int, ...], causal: bool) -> ImplicitKernel | list[torch.Tensor]:
         """The kernel unmade, or its factors, one an axis."""
+        if self.published is not None:
+            return self.published.kernels(grid)
         if len(self.filters) == 1:
             return self.filters[0].implicit(grid, causal)
         kernels = []
