@@ -108,14 +108,15 @@ class HyenaNDMixer(Mixer):
     The paper's ways to read an image are the other ``directions``: quadrants, whose kernel lies ahead of a token along
     every axis, from one corner of the image (``"causal"``, ``"alternate"``) or from all of them (``"four"``), which is
     one convolution here instead of four. Their weights ``mix`` lie in the order of no flip, last axis, first axis,
-    both; in the authors' ``linear_mix`` that of both flips comes second. Their mode ``seq`` flips the first
-    convolution of every layer, which at their order of two is the only one: the odd layers of ``"alternate"``. Left
-    out are the modes ``4dirp`` (the corners mixed by a map over all channels) and ``parallel`` (four times the
-    channels behind the short convolution) of the authors' code.
+    both; in the authors' ``linear_mix`` that of both flips comes second. Their mode ``standard`` is what even layers
+    of ``"alternate"`` do; ``seq`` flips the first convolution of every layer, which at their order of two is the only
+    one, as odd layers do. Left out are the modes ``4dirp`` (the corners mixed by a map over all channels) and
+    ``parallel`` (four times the channels behind the short convolution) of the authors' code.
 
-    Initialised so that the output is as large as the input: independent unit-normal tokens give a standard deviation
-    of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line of tokens), a constant
-    image one of 0.4 to 4. A network that re-initialises linear layers should leave those in here alone.
+    Initialised so that the output is as large as the input, but for published filters: independent unit-normal tokens
+    give a standard deviation of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line
+    of tokens), a constant image one of 0.4 to 4. A network that re-initialises linear layers should leave those in
+    here alone.
 
     Args:
         dim: channels of a token.

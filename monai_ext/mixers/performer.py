@@ -27,7 +27,7 @@ class PerformerMixer(Mixer):
         num_features: random directions M; by default ``d ln d`` of a head's d channels.
         feature: ``"exp"``, or ``"relu"``, whose ``max(w x, 0)`` approximates no softmax.
         eps: added to every feature; by default 1e-4 (``"relu"``: 1e-3) as in performer-pytorch. The authors' own
-            softmax attention has 1e-6, which is closer to a softmax where queries and keys are long.
+            softmax attention has 1e-6, which draws long queries and keys less towards an average.
 
     Raises:
         ValueError: for no features, an unknown kind, or an eps that is not above 0.
