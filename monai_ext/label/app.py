@@ -20,7 +20,8 @@ __all__ = ["app_of_monailabel", "check_port", "check_studies", "run_server", "se
 
 APP = "monaibundle"
 GUIDE = "docs/monai_label.md"
-_MARK = "BundleInferTask"  # what the app's main.py names and that of no other app of MONAI Label does
+# what stands in the app's main.py, and not all of it in that of another app of MONAI Label (radiology, vista2d ...)
+_MARKS = ("self.models = get_bundle_models(", "BundleInferTask(b, self.conf)")
 _LISTED = (".nii.gz", ".nii", ".nrrd", ".jpg", ".png", ".tif")  # what MONAI Label's datastore lists by default
 
 
@@ -98,7 +99,8 @@ def _check_app(target: Path) -> None:
         raise FileExistsError(f"{target} is a file: give the app a folder of its own.")
     main = target / "main.py"
     if main.is_file():
-        if _MARK not in main.read_text(encoding="utf-8", errors="replace"):
+        text = main.read_text(encoding="utf-8", errors="replace")
+        if not all(mark in text for mark in _MARKS):
             raise FileExistsError(f"{target} is another app than MONAI Label's {APP}: give another folder.")
     elif target.is_dir() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty and no app of MONAI Label: give a new folder.")
