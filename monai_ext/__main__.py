@@ -10,6 +10,7 @@ from monai_ext.cli import main
 GROUPS = {
     "data": "monai_ext.data.commands",
     "bench": "monai_ext.bench.commands",
+    "bundle": "monai_ext.bundle.commands",
     "study": "monai_ext.study.commands",
 }
 
