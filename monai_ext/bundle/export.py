@@ -127,7 +127,9 @@ def _fill(bundle: Path, folder: Path) -> int:
     metadata = configs.pop("metadata.json")
     new = f"scripts.{_identifier(bundle.name)}"
     wanted = {name for config in configs.values() for name in dotted_names(config, PACKAGE.name)}
-    readme = (bundle / "docs" / "README.md").read_text(encoding="utf-8") if (bundle / "docs/README.md").is_file() else ""
+    readme = (
+        (bundle / "docs" / "README.md").read_text(encoding="utf-8") if (bundle / "docs/README.md").is_file() else ""
+    )
     modules = _carry(folder, new, configs, readme, wanted) if wanted else {}
     metadata = _metadata(metadata, modules)
     configs = {name: rooted(config, bundle.name) for name, config in configs.items()}
@@ -154,9 +156,7 @@ def _copy(bundle: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / inside)
 
 
-def _carry(
-    folder: Path, new: str, configs: Mapping[str, Any], readme: str, wanted: Iterable[str]
-) -> dict[str, Path]:
+def _carry(folder: Path, new: str, configs: Mapping[str, Any], readme: str, wanted: Iterable[str]) -> dict[str, Path]:
     """The package's modules, the names for expressions, the manifests, and the commands that fetch data."""
     modules = needed_modules(PACKAGE, wanted)
     uses_data = f"{PACKAGE.name}.data.manifest" in modules
