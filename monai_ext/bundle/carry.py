@@ -133,7 +133,7 @@ def write_carried(
         version: of the package; the first line of every file names it.
         command: what generated the files, for the same line.
     """
-    for module, path in modules.items():
+    for path in modules.values():
         inside = path.relative_to(package.folder)
         line = f"# Generated from {package.name} {version} ({package.name}/{inside.as_posix()}) by `{command}`."
         target = folder / inside

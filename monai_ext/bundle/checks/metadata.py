@@ -88,10 +88,9 @@ def tensors(bundle: Path) -> list[Problem]:
             lacking = [key for key in TENSOR if key not in tensor]
             if lacking:
                 found.append(Problem(f"metadata.json: {side} {name} has no {', '.join(lacking)}", "add it"))
-            elif "channel_def" in tensor and tensor.get("type") != "tuples":
-                if len(tensor["channel_def"]) != tensor["num_channels"]:
-                    what = f"metadata.json: {name} has {tensor['num_channels']} channels and another channel_def"
-                    found.append(Problem(what, "describe every channel"))
+            elif len(tensor.get("channel_def", {})) not in (0, tensor["num_channels"]):
+                what = f"metadata.json: {name} has {tensor['num_channels']} channels and another channel_def"
+                found.append(Problem(what, "describe every channel"))
     return found
 
 

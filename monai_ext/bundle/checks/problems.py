@@ -15,5 +15,5 @@ class Problem:
     mend: str
 
 
-class NotChecked(Exception):  # noqa: N818  no error: the check cannot be done here
+class NotChecked(Exception):  # no error: the check cannot be done here
     """Raised by a check that cannot be done here; its text says why."""
