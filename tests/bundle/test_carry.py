@@ -77,7 +77,7 @@ def test_the_copy_runs_where_the_original_is_not(toy: Package, tmp_path: Path) -
     ("text", "wanted"),
     [
         ("from toy.a import b", "from s.n.a import b"),
-        ("    from toy import b", "    from s.n import b"),
+        ("if x:\n    from toy import b", "if x:\n    from s.n import b"),
         ("import toy\nx = toy.y", "import s.n\nx = s.n.y"),
         ('op("toy::scan")', 'op("n::scan")'),
         ('x.startswith("toy.")', 'x.startswith("s.n.")'),

@@ -134,7 +134,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "other id": (
         changed("inference", evaluator={**INFERENCE["evaluator"], "postprocessing": "@post"}, post=1),
         "properties",
-        "@postprocessing",
+        "evaluator#postprocessing is @post",
     ),
     "other network": (
         lambda folder: write(folder, "train", {**INFERENCE, "network_def": {**NETWORK, "act": "relu"}}),
