@@ -34,7 +34,7 @@ def imported_names(config: Any, package: str) -> dict[str, str]:
     """Name in expressions to the statement that imports it, for the imports from the package."""
     found = {}
     for text in _imports(config):
-        (node,) = ast.parse(text[1:]).body
+        node = ast.parse(text[1:].strip()).body[0]  # MONAI reads no further
         if isinstance(node, (ast.Import, ast.ImportFrom)) and _names_in(text, package):
             alias = node.names[0]
             found[alias.asname or alias.name.split(".")[0]] = text[1:].strip()
@@ -139,7 +139,10 @@ def _expression(text: str, names: Mapping[str, str]) -> str:
         return re.sub(r"__reference_(\d+)__", lambda match: references[int(match.group(1))], plain)
 
     hidden = _REFERENCE.sub(hide, text)
-    tree = ast.parse(hidden.strip(), mode="eval")
+    try:
+        tree = ast.parse(hidden.strip(), mode="eval")
+    except SyntaxError:  # no expression: text that begins with a dollar sign
+        return text
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in set(names) - bound]

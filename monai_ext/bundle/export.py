@@ -132,11 +132,13 @@ def _fill(bundle: Path, folder: Path) -> int:
     )
     modules = _carry(folder, new, configs, readme, wanted) if wanted else {}
     metadata = _metadata(metadata, modules)
-    configs = {name: rooted(config, bundle.name) for name, config in configs.items()}
-    for file, config in {**configs, "metadata.json": metadata}.items():
-        if wanted and file != "metadata.json":
+    _write_json(folder / "configs" / "metadata.json", metadata)
+    for file, former in configs.items():
+        config = rooted(former, bundle.name)
+        if wanted and isinstance(config, dict):
             config = carried_config(config, PACKAGE.name, new, _names(configs))
-        _write_json(folder / "configs" / file, config)
+        if config != former:
+            _write_json(folder / "configs" / file, config)
     page = own_readme(readme or _plain_readme(metadata), bundle.name, PACKAGE.name, new, metadata)
     (folder / "docs").mkdir(exist_ok=True)
     (folder / "docs" / "README.md").write_text(page, encoding="utf-8")

@@ -33,6 +33,8 @@ def own_readme(text: str, name: str, package: str, new: str, metadata: Mapping[s
     text = re.sub(r"^From the folder that contains `bundles`[^\n]*$", "From the bundle's folder:", text, flags=re.M)
     text = text.replace(f"bundles/{name}/", "").replace(" (what `make demo` does)", "")
     text = renamed_words(text, package, new)
+    if re.search(r"^## Installation$", text, flags=re.MULTILINE):
+        return text
     install = (
         "## Installation\n\n"
         "MONAI and the packages below, at the versions with which the bundle is tested, are all that it needs; its own "
