@@ -10,8 +10,8 @@ from monai_ext.cli import main
 GROUPS = {
     "data": "monai_ext.data.commands",
     "bench": "monai_ext.bench.commands",
-    "bundle": "monai_ext.bundle.commands",
     "study": "monai_ext.study.commands",
+    "bundle": "monai_ext.bundle.commands",
 }
 
 if __name__ == "__main__":
