@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from monai_ext.bundle.check import check_bundle
+from monai_ext.bundle.checks import CHECKS
 from monai_ext.bundle.export import export_bundle
 from monai_ext.data import datalist, load_manifest
 from tests.bundles import test_retinal
@@ -168,3 +170,38 @@ def test_nothing_is_left_of_a_failed_export(hippocampus: Path, tmp_path: Path, m
     with pytest.raises(ValueError, match="does not give"):
         export_bundle(hippocampus, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_missing_is_named(hippocampus: Path, tmp_path: Path) -> None:
+    untrained = tmp_path / "untrained"
+    shutil.copytree(hippocampus, untrained, ignore=shutil.ignore_patterns("model.pt"))
+    with pytest.raises(FileNotFoundError, match=r"untrained has no models/model\.pt.*train the bundle first"):
+        export_bundle(untrained, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="No bundle nowhere: there are"):
+        export_bundle("nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="the bundle's own place"):
+        export_bundle(hippocampus, hippocampus.parent)
+
+
+def test_a_bundle_of_ones_own(hippocampus: Path, tmp_path: Path) -> None:
+    """Its name is no Python name, its manifest lies inside, and it holds what runs left."""
+    own = tmp_path / "2 my-own"
+    shutil.copytree(hippocampus, own)
+    manifest = load_manifest("task04_hippocampus").content
+    (own / "configs" / "my_data.json").write_text(json.dumps(manifest))
+    train = own / "configs" / "train.json"
+    train.write_text(
+        train.read_text().replace("datalist('task04_hippocampus',", "datalist(@bundle_root + '/configs/my_data.json',")
+    )
+    (own / "runs").mkdir()
+    (own / "runs" / "state.pt").write_bytes(b"large")
+    (own / "models" / "model_epoch_3.pt").write_bytes(b"large")
+    (own / "notes.txt").write_text("mine")
+    folder = export_bundle(own, tmp_path / "out", torchscript=False).folder
+    assert not (folder / "runs").exists() and not (folder / "models" / "model_epoch_3.pt").exists()
+    assert (folder / "notes.txt").is_file() and (folder / "scripts" / "_2_my_own" / "networks").is_dir()
+    assert (folder / "configs" / "my_data.json").read_bytes() == (own / "configs" / "my_data.json").read_bytes()
+    assert "@scripts.datalist(@bundle_root + '/configs/my_data.json'" in (folder / "configs" / "train.json").read_text()
+    checks = {name: CHECKS[name] for name in ("required files", "targets", "ids", "input and output")}
+    report = check_bundle(folder, checks)
+    assert report.ok, report.table()
