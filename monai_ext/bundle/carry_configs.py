@@ -44,11 +44,15 @@ def imported_names(config: Any, package: str) -> dict[str, str]:
 def scripts_entries(new: str) -> dict[str, Any]:
     """What puts the bundle on the path, and the module with the names, which needs it.
 
-    Another bundle's ``scripts`` is forgotten: imported again, the package covers the folders of both. The word
-    "import" must not stand in an expression that refers to an id: MONAI would parse it as an import.
+    Where another bundle's ``scripts`` was imported before, this one's folder joins it. The word "import" must not
+    stand in an expression that refers to an id: MONAI would parse it as an import.
     """
+    root = "os.path.abspath(@bundle_root)"
     return {
-        f"{ENTRY}_path": f"$[sys.path.insert(0, os.path.abspath(@bundle_root)), sys.modules.pop('{ENTRY}', None)]",
+        f"{ENTRY}_path": (
+            f"$[sys.path.insert(0, {root}), '{ENTRY}' in sys.modules and "
+            f"sys.modules['{ENTRY}'].__path__.append(os.path.join({root}, '{ENTRY}'))]"
+        ),
         ENTRY: {
             "_target_": "importlib.import_module",
             "_requires_": f"@{ENTRY}_path",
