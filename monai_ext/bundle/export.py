@@ -6,7 +6,6 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -242,7 +241,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _plain_readme(metadata: Mapping[str, Any]) -> str:
-    return f"# {metadata.get('name', metadata.get('task', ''))}\n\n## Model overview\n\n{metadata['description']}\n"
+    return f"# {metadata.get('name', metadata.get('task', ''))}\n\n## Model overview\n\n{metadata.get('description', '')}\n"
 
 
 def _identifier(name: str) -> str:
@@ -251,4 +250,4 @@ def _identifier(name: str) -> str:
 
 
 def _inside(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix().replace(os.sep, "/")
+    return path.relative_to(folder).as_posix()
