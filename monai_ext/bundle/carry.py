@@ -1,158 +1,170 @@
-"""The part of this package that a bundle needs, as code that travels in the bundle.
+"""Code that travels: which modules of a package something needs, and their text under another name.
 
-A config names classes and functions by full dotted path. From these names imports are followed, module by module,
-through the source; what is found is copied under another package's name, with imports and names of modules rewritten.
+Imports are followed through the sources and nothing is imported, so that what a function imports only when it is
+called travels as well, and so do all entries of a table.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
-import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import monai_ext
-from monai_ext.data.manifest import list_manifests, manifest_folder
+__all__ = ["Package", "needed_modules", "outside_packages", "renamed", "renamed_words", "write_carried"]
 
-__all__ = ["Carried", "carry", "names_in", "rewrite_names"]
-
-PACKAGE = "monai_ext"
-MANIFESTS = "data_manifests"
-# what an optional backend or a rare format needs is not required of whoever runs the bundle
-_OPTIONAL = ("h5py", "natten", "mamba_ssm", "fla", "pywt", "skimage", "sklearn")
+# groups of the command line that stay with the package: a hint at them keeps the package's name
+STAYING_GROUPS = ("bench", "bundle", "label", "study")
 
 
-@dataclass
-class Carried:
-    """Code for a bundle.
+@dataclass(frozen=True)
+class Package:
+    """A package of Python sources: its name and the folder of its ``__init__.py``."""
+
+    name: str
+    folder: Path
+
+    def file_of(self, module: str) -> Path | None:
+        """The source of a module of the package, or None where it has none of that name."""
+        head, *parts = module.split(".")
+        if head != self.name:
+            return None
+        path = self.folder.joinpath(*parts)
+        for candidate in (path / "__init__.py", path.with_suffix(".py") if parts else None):
+            if candidate is not None and candidate.is_file():
+                return candidate
+        return None
+
+    def module_of(self, dotted: str) -> str | None:
+        """The longest beginning of a dotted name that is a module: ``p.networks.Net`` lies in ``p.networks``."""
+        parts = dotted.split(".")
+        for end in range(len(parts), 0, -1):
+            if self.file_of(".".join(parts[:end])) is not None:
+                return ".".join(parts[:end])
+        return None
+
+
+def needed_modules(package: Package, names: Iterable[str]) -> dict[str, Path]:
+    """All modules that these dotted names need, with the packages around them; sorted, each with its source.
 
     Args:
-        files: path inside the package to its text.
-        packages: distributions that the code imports, with the versions installed here.
-    """
-
-    files: dict[str, str] = field(default_factory=dict)
-    packages: dict[str, str] = field(default_factory=dict)
-
-
-def carry(texts: Iterable[str], target: str, root: Path | None = None, package: str = PACKAGE) -> Carried:
-    """The modules that texts of configs or of code name, rewritten to stand in another package.
-
-    Args:
-        texts: contents of configs and of a bundle's own modules.
-        target: dotted name of the new package, such as ``scripts.a_bundle``.
-        root: the folder of the package; that of this one where it is not given.
-        package: its name.
+        package: where to look; what other packages hold is left alone.
+        names: of modules, or of classes and functions in them.
 
     Raises:
-        ValueError: a text names a module that does not exist.
+        ValueError: a name of the package that no module holds.
     """
-    source = _Source(root or Path(monai_ext.__file__).parent, package)
-    texts = list(texts)
-    waiting = [source.module_of(name) for text in texts for name in names_in(text, package)]
-    found: dict[str, str] = {}
-    outside: set[str] = set()
+    waiting, found = [], {}
+    for name in names:
+        module = package.module_of(name)
+        if module is None or (module == package.name and name != package.name):
+            raise ValueError(f"{name} is not in {package.name}: no module of that name is in {package.folder}.")
+        waiting.append(module)
     while waiting:
         module = waiting.pop()
         if module in found:
             continue
-        found[module] = text = source.path(module).read_text(encoding="utf-8")
-        parents = [module.rpartition(".")[0]] if "." in module else []
-        for name in _imports(ast.parse(text)):
-            if name.split(".")[0] == package:
-                parents.append(source.module_of(name))
-            else:
-                outside.add(name.split(".")[0])
-        waiting += parents
-    stamp = f"# Generated from {package} {source.version()}; change it there.\n"
-    files = {source.inner(module): stamp + rewrite_names(text, target, package) for module, text in found.items()}
-    if f"{package}.data.manifest" in found:
-        files |= _manifests(texts)
-    return Carried(dict(sorted(files.items())), _versions(outside))
-
-
-def names_in(text: str, package: str = PACKAGE) -> list[str]:
-    """Dotted names of the package in a text: ``_target_``, expressions and ``from ... import ...``."""
-    joined = re.sub(rf"\bfrom\s+({package}[\w.]*)\s+import\s+(\w+)", r"\1.\2", text)
-    return sorted({package + rest for rest in re.findall(rf"\b{package}((?:\.\w+)+)", joined)})
-
-
-def rewrite_names(text: str, target: str, package: str = PACKAGE) -> str:
-    """The same with the package's modules, and its operators of PyTorch's, under another name.
-
-    What a person types, ``python -m monai_ext``, stays.
-    """
-    text = re.sub(rf"\b{package}(?=\.\w)", target, text)
-    text = re.sub(rf"\b(from|import) {package}\b(?!\.)", rf"\1 {target}", text)
-    return re.sub(rf"\b{package}::", f"{target.replace('.', '_')}::", text)
-
-
-class _Source:
-    """The modules of a package as files."""
-
-    def __init__(self, root: Path, package: str) -> None:
-        self.root, self.package = root, package
-
-    def _place(self, module: str) -> Path:
-        return self.root.joinpath(*module.split(".")[1:])
-
-    def path(self, module: str) -> Path:
-        place = self._place(module)
-        return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-
-    def inner(self, module: str) -> str:
-        return self.path(module).relative_to(self.root).as_posix()
-
-    def version(self) -> str:
-        found = re.search(r'__version__ = "(.*)"', (self.root / "__init__.py").read_text(encoding="utf-8"))
-        return found.group(1) if found else ""
-
-    def module_of(self, name: str) -> str:
-        """The module that a dotted name is, or is in."""
-        parts = name.split(".")
-        for length in range(len(parts), 0, -1):
-            module = ".".join(parts[:length])
-            if self.path(module).is_file():
-                if length == 1 < len(parts):
-                    break
-                return module
-        raise ValueError(f"there is no module {name} in {self.package}; correct the name in the config.")
-
-
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Dotted names that a module imports, at its top or inside functions, but not for type checkers alone."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting += node.orelse
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        waiting += ast.iter_child_nodes(node)
-
-
-def _manifests(texts: Iterable[str]) -> dict[str, str]:
-    """The manifests that are named in quotes, and the schema."""
-    words = {word for text in texts for word in re.findall(r"'(\w+)'", text)}
-    names = ["schema", *(name for name in list_manifests() if name in words)]
-    folder = manifest_folder()
-    return {f"{MANIFESTS}/{name}.json": (folder / f"{name}.json").read_text(encoding="utf-8") for name in names}
-
-
-def _versions(modules: Iterable[str]) -> dict[str, str]:
-    """The installed distributions that bring modules, without Python's own, optional ones, and builds' local marks."""
-    known: Mapping[str, list[str]] = importlib.metadata.packages_distributions()
-    found = {}
-    for module in modules:
-        if module in sys.stdlib_module_names or module in _OPTIONAL:
-            continue
-        for name in known.get(module, [])[:1]:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
+        path = package.file_of(module)
+        assert path is not None
+        found[module] = path
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
+        waiting += _named(package, module, path)
     return dict(sorted(found.items()))
+
+
+def outside_packages(sources: Iterable[Path], package: Package) -> set[str]:
+    """Top names of the packages that must be installed for the sources to be imported.
+
+    What is imported within a function, within ``try`` or for type checkers only is optional.
+    """
+    found = set()
+    for path in sources:
+        for node in _at_import(ast.parse(path.read_text(encoding="utf-8")).body):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            if not (isinstance(node, ast.ImportFrom) and node.level):
+                found |= {name.split(".")[0] for name in names}
+    return {name for name in found if name not in sys.stdlib_module_names and name not in ("", package.name)}
+
+
+def renamed_words(text: str, old: str, new: str) -> str:
+    """Any text with the package ``old`` called ``new``: dotted names, commands, and operators' names.
+
+    ``old.data`` becomes ``new.data``, ``python -m old data`` becomes ``python -m new data``, ``old::scan`` takes the
+    last part of ``new``. The bare word stays, since it may stand in files that both versions read.
+    """
+    word = rf"(?<![\w.]){re.escape(old)}"
+    groups = "|".join(STAYING_GROUPS)
+    text = re.sub(rf"(python3? -m ){re.escape(old)}\b(?! (?:{groups})\b)", rf"\g<1>{new}", text)
+    text = re.sub(rf"{word}::", f"{new.rpartition('.')[2]}::", text)
+    return re.sub(rf"{word}\.(?=[\w\"'])", f"{new}.", text)
+
+
+def renamed(source: str, old: str, new: str, first_line: str = "") -> str:
+    """A module's text with the package ``old`` called ``new``, in imports as well as in strings and comments.
+
+    Args:
+        source: the text of a module.
+        old: a top-level package.
+        new: a dotted name.
+        first_line: a comment to begin with.
+
+    Raises:
+        ValueError: an import of ``old`` is left.
+    """
+    text = renamed_words(source, old, new)
+    text = re.sub(rf"^(\s*(?:from|import) ){re.escape(old)}(?=\s)", rf"\g<1>{new}", text, flags=re.MULTILINE)
+    for node in ast.walk(ast.parse(text)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        if any(name.split(".")[0] == old for name in names):
+            raise ValueError(f"line {node.lineno} still imports {old}: write the import on one line of its own.")
+    return f"{first_line}\n{text}" if first_line else text
+
+
+def write_carried(
+    package: Package, modules: Mapping[str, Path], folder: Path, new: str, version: str, command: str
+) -> None:
+    """Write modules under ``folder``, which holds the package's own ``__init__.py``, with the package called ``new``.
+
+    Args:
+        version: of the package; the first line of every file names it.
+        command: what generated the files, for the same line.
+    """
+    for path in modules.values():
+        inside = path.relative_to(package.folder)
+        line = f"# Generated from {package.name} {version} ({package.name}/{inside.as_posix()}) by `{command}`."
+        target = folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(renamed(path.read_text(encoding="utf-8"), package.name, new, line), encoding="utf-8")
+
+
+def _named(package: Package, module: str, path: Path) -> Iterator[str]:
+    """The package's modules that a source imports, or whose full name stands in it as a string."""
+    inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*inside.split(".")[: len(inside.split(".")) - node.level + 1], *filter(None, [base])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and package.file_of(node.value):
+            names = [node.value]
+        for name in names:
+            if name.split(".")[0] == package.name and package.file_of(name) is not None:
+                yield name
+
+
+def _at_import(body: Iterable[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test):
+            yield from _at_import([*node.body, *node.orelse])
+        elif isinstance(node, ast.With):
+            yield from _at_import(node.body)

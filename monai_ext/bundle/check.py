@@ -1,98 +1,105 @@
-"""Whether a bundle is what MONAI, the model zoo and MONAI Label expect of one.
-
-Every check gives problems, each with the way to mend it. The zoo's own checks (metadata, changelog, input and output of
-the network, export) are among them; the rest is what its standard and its users ask beside.
-"""
+"""Runs the checks of a bundle, and says what passes, what fails, and how to mend it."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import io
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from monai_ext.bundle import checks_configs, checks_files, checks_network
-from monai_ext.bundle.find import find_folder
-from monai_ext.bundle.problem import Problem, Skipped
+from monai_ext.bundle.checks import CHECKS, NotChecked, Problem
+from monai_ext.bundle.locate import find_bundle, on_path
 
-__all__ = ["CHECKS", "Finding", "check_bundle", "report"]
-
-Check = Callable[[Path], Iterator[Problem]]
-
-# in the order in which they are told; what a later one needs, an earlier one has looked at
-CHECKS: Mapping[str, Check] = {
-    "files": checks_files.files,
-    "metadata": checks_files.metadata,
-    "metadata, by MONAI's schema": checks_files.schema,
-    "docs": checks_files.docs,
-    "large files": checks_files.large_files,
-    "logging": checks_files.logging_config,
-    "configs": checks_configs.configs,
-    "ids": checks_configs.ids,
-    "names of classes": checks_configs.targets,
-    "paths": checks_configs.paths,
-    "hashes": checks_configs.hashes,
-    "training and inference": checks_configs.agreement,
-    "weights": checks_network.weights,
-    "input and output": checks_network.input_and_output,
-    "TorchScript by tracing": checks_network.tracing,
-    "TorchScript by scripting": checks_network.scripting,
-    "checksums": checks_files.checksums,
-}
+__all__ = ["Finding", "Report", "check_bundle"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: ``state`` is "passed", "failed" or "not checked"."""
+    """The outcome of one check."""
 
     check: str
-    state: str
     problems: tuple[Problem, ...] = ()
-    reason: str = ""
+    not_checked: str = ""  # why it could not be done
+
+    @property
+    def outcome(self) -> str:
+        return "fails" if self.problems else "not checked" if self.not_checked else "passes"
 
 
-def check_bundle(name: str, only: str | None = None) -> list[Finding]:
-    """Run all checks, or one.
+@dataclass(frozen=True)
+class Report:
+    """All findings of a bundle."""
+
+    bundle: Path
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing fails."""
+        return not any(finding.problems for finding in self.findings)
+
+    def table(self) -> str:
+        """A line for every check, and under it what is wrong."""
+        rows = [f"{self.bundle}"]
+        for finding in self.findings:
+            rows.append(
+                f"  {finding.outcome:11}  {finding.check}{': ' if finding.not_checked else ''}{finding.not_checked}"
+            )
+            for problem in finding.problems:
+                rows += [f"{'':15}{problem.what}", f"{'':15}-> {problem.mend}"]
+        failed = sum(finding.outcome == "fails" for finding in self.findings)
+        passed = sum(finding.outcome == "passes" for finding in self.findings)
+        rows.append(f"{passed} checks pass, {failed} fail, {len(self.findings) - passed - failed} were not done")
+        return "\n".join(rows)
+
+    def dumps(self) -> str:
+        """The same as JSON."""
+        rows = [
+            {
+                "check": finding.check,
+                "outcome": finding.outcome,
+                "problems": [asdict(problem) for problem in finding.problems],
+                "not_checked": finding.not_checked,
+            }
+            for finding in self.findings
+        ]
+        return json.dumps({"bundle": str(self.bundle), "ok": self.ok, "checks": rows}, indent=2) + "\n"
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without what MONAI logs and draws on its way: the report says it."""
+    former = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(former)
+
+
+def check_bundle(name: str | Path, checks: Mapping[str, Callable[[Path], list[Problem]]] = CHECKS) -> Report:
+    """Ask everything in ``checks`` of a bundle, whether it uses this package or not.
 
     Args:
-        name: of a bundle, or its folder.
-        only: the name of a check.
+        name: a bundle's name or path.
+        checks: name to a function that gives back what is wrong; what else it raises counts as wrong, too.
 
     Raises:
         FileNotFoundError: no such bundle.
-        ValueError: no such check.
     """
-    folder = find_folder(name)
-    if only is not None and only not in CHECKS:
-        raise ValueError(f"there is no check {only!r}; there are {', '.join(CHECKS)}.")
-    if str(folder) not in sys.path:
-        sys.path.insert(1, str(folder))  # the bundle's own modules
-    return [_run(title, check, folder) for title, check in CHECKS.items() if only in (None, title)]
-
-
-def report(findings: list[Finding]) -> str:
-    """A line for every check, and two for every problem."""
-    marks = {"passed": "ok", "failed": "FAILED", "not checked": "-"}
-    lines = []
-    for finding in findings:
-        lines.append(f"{marks[finding.state]:>6}  {finding.check}" + (f": {finding.reason}" if finding.reason else ""))
-        for problem in finding.problems:
-            lines += [f"        {problem.text}", f"        -> {problem.mend}"]
-    failed = sum(finding.state == "failed" for finding in findings)
-    passed = sum(finding.state == "passed" for finding in findings)
-    lines.append(f"{passed} passed, {failed} failed, {len(findings) - passed - failed} not checked.")
-    return "\n".join(lines)
-
-
-def as_records(findings: list[Finding]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(finding) for finding in findings]
-
-
-def _run(title: str, check: Check, folder: Path) -> Finding:
-    try:
-        problems = tuple(check(folder))
-    except Skipped as reason:
-        return Finding(title, "not checked", reason=str(reason))
-    return Finding(title, "failed" if problems else "passed", problems)
+    bundle = find_bundle(name)
+    findings = []
+    for check, function in checks.items():
+        with on_path(bundle), _silence():
+            try:
+                findings.append(Finding(check, tuple(function(bundle))))
+            except NotChecked as reason:
+                findings.append(Finding(check, not_checked=str(reason)))
+            except Exception as error:
+                text = " ".join(str(error).split()) or type(error).__name__
+                findings.append(Finding(check, (Problem(text, "mend what the sentence names"),)))
+    return Report(bundle, tuple(findings))

@@ -1,209 +1,253 @@
-"""A bundle for others: a folder and a zip that run with MONAI alone.
-
-The modules of this package that the bundle needs travel in its ``scripts``, and its configs name them there; beside
-``model.pt`` stand a traced ``model.ts`` and, on request, ``model.onnx``. Layout of the model zoo, with a model card for
-Hugging Face.
-"""
+"""A bundle as a folder and a zip that run with MONAI alone."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.metadata
 import json
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.bundle import models
-from monai_ext.bundle.card import model_card, own_docs
-from monai_ext.bundle.carry import Carried, carry, rewrite_names
-from monai_ext.bundle.find import find_folder
+import monai_ext
+from monai_ext.bundle.carry import Package, needed_modules, outside_packages, write_carried
+from monai_ext.bundle.carry_configs import (
+    NAMES_MODULE,
+    carried_config,
+    dotted_names,
+    imported_names,
+    rooted,
+)
+from monai_ext.bundle.export_docs import licence_id, model_card, own_readme
+from monai_ext.bundle.export_models import add_onnx, add_torchscript, rewrite_zip
+from monai_ext.bundle.large_files import list_large_files
+from monai_ext.bundle.locate import find_bundle, read_json
+from monai_ext.data.manifest import list_manifests, manifest_folder
 from monai_ext.data.staging import locked, staged
 from monai_ext.files import atomic_write
 
-__all__ = ["export_bundle"]
+__all__ = ["Exported", "export_bundle"]
 
-LEFT_OUT = ("runs", "eval", "__pycache__", ".*", "*.pyc")  # what trainings and evaluations wrote
-LARGE = 25 * 2**20  # bytes; above it the zoo keeps a file elsewhere
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-# packages that metadata names in fields of their own
-_OWN_FIELDS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-# of a name that two bundles' scripts have, Python takes the first: this finds the rest
-_INIT = '''"""The code of this bundle; generated, with one folder for each bundle that is on the path."""
+PACKAGE = Package("monai_ext", Path(monai_ext.__file__).resolve().parent)
+COMMAND = "python -m monai_ext bundle export"
+LEFT_OUT = ("data", "demo_output", "eval", "mlruns", "runs", "__pycache__")  # what training and evaluation write
+_ENTRY_POINT = '''"""Entry point of `python -m {new}`."""
+
+from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+from {new}.cli import main
 
-class _Folders(list):
-    """Where the modules of ``scripts`` are: here, and in other bundles that are loaded beside this one."""
+# group -> the module that holds its COMMANDS
+GROUPS = {{"data": "{new}.data.commands"}}
 
-    def __iter__(self):
-        others = (str(Path(place) / "scripts") for place in sys.path if place)
-        return iter(dict.fromkeys([*super().__iter__(), *(path for path in others if Path(path).is_dir())]))
-
-
-__path__ = _Folders(__path__)
+if __name__ == "__main__":
+    sys.exit(main(GROUPS, sys.argv[1:]))
 '''
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    folder: Path
+    archive: Path
+    modules: int  # files of the package that travel
+    differences: Mapping[str, float]  # model file -> largest difference from model.pt's output
+
+    def __str__(self) -> str:
+        rows = [f"{self.folder}", f"{self.archive}  {self.archive.stat().st_size / 1e6:.1f} MB"]
+        rows.append(f"{self.modules} modules of {PACKAGE.name} {monai_ext.__version__} travel in scripts/")
+        rows += [f"{name}: output as model.pt's, within {value:.1g}" for name, value in self.differences.items()]
+        return "\n".join(rows)
+
+
 def export_bundle(
-    name: str, out: str | Path, onnx: bool = False, torchscript: bool = True, overwrite: bool = False
-) -> tuple[Path, Path]:
-    """Write a bundle that runs where this package is not installed.
+    name: str | Path,
+    out: str | Path,
+    *,
+    torchscript: bool = True,
+    onnx: bool = False,
+    overwrite: bool = False,
+    large_files_url: str | None = None,
+) -> Exported:
+    """Write a bundle to ``out/NAME`` and ``out/NAME.zip``; both appear whole or not at all.
 
     Args:
-        name: of a bundle, or its folder.
-        out: the folder for the exported bundle and its zip.
-        onnx: write ``models/model.onnx``, too.
-        torchscript: write ``models/model.ts``.
-        overwrite: replace what an earlier export left there.
-
-    Returns:
-        the folder and the zip
+        name: a bundle's name or path.
+        out: the folder to write to; made if it is not there.
+        torchscript: add ``models/model.ts``.
+        onnx: add ``models/model.onnx``.
+        overwrite: replace what is there.
+        large_files_url: the address of the folder from which files over 25 MB will be downloaded.
 
     Raises:
-        FileNotFoundError: no such bundle, or one without weights.
-        FileExistsError: the target exists.
-        ValueError: a config cannot be read, or the exported model's output is not that of the bundle.
-        OSError: the target cannot be written; nothing is left there then.
+        FileNotFoundError: no such bundle, or it lacks weights, licence or a config.
+        FileExistsError: ``out`` has the bundle already.
+        ValueError: a config that cannot be exported, or a model file with another output than the weights.
     """
-    source, out = find_folder(name), Path(out).expanduser().absolute()
-    if not (source / models.WEIGHTS).is_file():
-        raise FileNotFoundError(f"{source} has no {models.WEIGHTS}: train the bundle first, or put its weights there.")
-    target, metadata = out / source.name, read_json(source / "configs" / "metadata.json")
-    archive = out / f"{source.name}_v{metadata.get('version', '0')}.zip"
-    if target.resolve() == source:
-        raise ValueError(f"--out {out} is where the bundle itself is: name another folder.")
-    there = next((path for path in (target, archive) if path.exists()), None)
-    if there is not None and not overwrite:
-        raise FileExistsError(f"{there} exists: remove it, name another folder, or give --overwrite.")
-    with locked(out), staged(target) as fresh:
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
-        package = f"scripts.{re.sub(r'[^a-zA-Z0-9_]', '_', source.name)}"
-        carried = _carry(fresh, package)
-        for path in sorted((fresh / "configs").glob("*.json")):
-            _rewrite_config(path, package)
-        made = models.write_models(source, fresh, onnx, torchscript)
-        metadata = _metadata(metadata, fresh, carried, made)
-        _write(fresh / "configs" / "metadata.json", json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
-        _large_files(fresh)
-        docs = rewrite_names(own_docs(source, metadata), package)
-        _write(fresh / "docs" / "README.md", docs)
-        _write(fresh / "README.md", model_card(source.name, metadata, docs))
-        for path in fresh.rglob("*"):  # of whoever copies it
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        _try(fresh, [*made, models.WEIGHTS])
-    _zip(target, archive)
-    return target, archive
+    bundle = find_bundle(name)
+    for file in ("models/model.pt", "LICENSE", "configs/metadata.json", "configs/inference.json"):
+        if not (bundle / file).is_file():
+            way = ": train the bundle first" if file.startswith("models") else ""
+            raise FileNotFoundError(f"{bundle.name} has no {file}, which an exported bundle needs{way}.")
+    out = Path(out).expanduser().resolve()
+    target, archive = out / bundle.name, out / f"{bundle.name}.zip"
+    if bundle == target or bundle in target.parents:
+        raise ValueError(f"--out {out} is the bundle's own place: name a folder elsewhere.")
+    for path in (target, archive):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: add --overwrite to replace it, or name another folder.")
+    with locked(out):
+        with staged(target) as folder:
+            modules = _fill(bundle, folder)
+            differences = {"models/model.ts": add_torchscript(folder)} if torchscript else {}
+            if onnx:
+                differences["models/model.onnx"] = add_onnx(folder)
+            _describe_models(folder)
+            list_large_files(folder, large_files_url)
+            for cache in sorted(folder.rglob("__pycache__")):
+                shutil.rmtree(cache)
+            with atomic_write(archive) as file:
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
+                rewrite_zip([(f"{bundle.name}/{_inside(path, folder)}", path.read_bytes()) for path in files], file)
+    return Exported(target, archive, modules, differences)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none; the sentence names the file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values.")
-    return content
-
-
-def _carry(folder: Path, package: str) -> Carried:
-    """Put the code into ``scripts``; modules that the bundle has there already stay, and name the carried ones."""
-    own = sorted((folder / "scripts").rglob("*.py"))
-    texts = [path.read_text(encoding="utf-8") for path in (*sorted((folder / "configs").glob("*.json")), *own)]
-    carried = carry(texts, package)
-    for path in own:
-        _write(path, rewrite_names(path.read_text(encoding="utf-8"), package))
-    inside = folder.joinpath(*package.split("."))
-    for name, text in carried.files.items():
-        _write(inside / name, text)
-    if carried.files and not (folder / "scripts" / "__init__.py").is_file():
-        _write(folder / "scripts" / "__init__.py", _INIT)
-    return carried
+def _fill(bundle: Path, folder: Path) -> int:
+    """Everything but the models that are made from the weights; gives back how many modules travel."""
+    _copy(bundle, folder)
+    configs = {path.name: read_json(path) for path in sorted((bundle / "configs").glob("*.json"))}
+    metadata = configs.pop("metadata.json")
+    new = f"scripts.{_identifier(bundle.name)}"
+    wanted = {name for config in configs.values() for name in dotted_names(config, PACKAGE.name)}
+    readme = (
+        (bundle / "docs" / "README.md").read_text(encoding="utf-8") if (bundle / "docs/README.md").is_file() else ""
+    )
+    modules = _carry(folder, new, configs, readme, wanted) if wanted else {}
+    metadata = _metadata(metadata, modules)
+    _write_json(folder / "configs" / "metadata.json", metadata)
+    for file, former in configs.items():
+        config = rooted(former, bundle.name)
+        if wanted and isinstance(config, dict):
+            config = carried_config(config, PACKAGE.name, new, _names(configs))
+        if config != former:
+            _write_json(folder / "configs" / file, config)
+    page = own_readme(readme or _plain_readme(metadata), bundle.name, PACKAGE.name, new, metadata)
+    (folder / "docs").mkdir(exist_ok=True)
+    (folder / "docs" / "README.md").write_text(page, encoding="utf-8")
+    licence = licence_id((bundle / "LICENSE").read_text(encoding="utf-8"))
+    (folder / "README.md").write_text(model_card(page, metadata, licence), encoding="utf-8")
+    return len(modules)
 
 
-def _rewrite_config(path: Path, package: str) -> None:
-    """Names of the carried code, and a ``bundle_root`` that is this folder."""
-    content = json.loads(rewrite_names(path.read_text(encoding="utf-8"), package))
-    root = content.get("bundle_root")
-    if isinstance(root, str) and "bundles/" in root:  # found from the repository, too
-        content["bundle_root"] = "."
-    _write(path, json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+def _copy(bundle: Path, folder: Path) -> None:
+    """The bundle's files, without hidden ones, what runs left, and models other than ``model.pt``."""
+    for path in sorted(bundle.rglob("*")):
+        inside = path.relative_to(bundle)
+        left_out = inside.parts[0] in LEFT_OUT or any(part[0] == "." or part == "__pycache__" for part in inside.parts)
+        made_anew = inside.parts[0] == "models" and inside.name != "model.pt"
+        if path.is_file() and not left_out and not made_anew:
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / inside)
 
 
-def _metadata(metadata: Mapping[str, Any], folder: Path, carried: Carried, made: list[str]) -> dict[str, Any]:
-    """Required packages without this one, and the checksums of the models."""
-    needed = {**dict(metadata.get("required_packages_version") or {})}
-    needed.pop("monai-ext", None)
-    known = {name.lower() for name in (*needed, *_OWN_FIELDS)}
-    needed |= {name: version for name, version in carried.packages.items() if name.lower() not in known}
-    found = {**metadata, "required_packages_version": dict(sorted(needed.items()))}
-    paths = [models.WEIGHTS, *made]
-    found["checksums"] = {name: {"hash_type": "sha256", "hash_val": sha256(folder / name)} for name in paths}
+def _carry(folder: Path, new: str, configs: Mapping[str, Any], readme: str, wanted: Iterable[str]) -> dict[str, Path]:
+    """The package's modules, the names for expressions, the manifests, and the commands that fetch data."""
+    modules = needed_modules(PACKAGE, wanted)
+    uses_data = f"{PACKAGE.name}.data.manifest" in modules
+    if uses_data:  # its messages name the commands that fetch and check data
+        modules = needed_modules(PACKAGE, [*modules, f"{PACKAGE.name}.cli", f"{PACKAGE.name}.data.commands"])
+    package = folder.joinpath(*new.split("."))
+    write_carried(PACKAGE, modules, package, new, monai_ext.__version__, COMMAND)
+    above = package.parent / "__init__.py"
+    if not above.exists():
+        above.write_text(
+            '"""Code of this bundle."""\n\nfrom pkgutil import extend_path\n\n'
+            "__path__ = extend_path(__path__, __name__)  # other bundles' `scripts` may be on the path as well\n",
+            encoding="utf-8",
+        )
+    line = f"# Generated from {PACKAGE.name} {monai_ext.__version__} by `{COMMAND}`."
+    statements = sorted({_renamed_import(text, new) for text in _names(configs).values()})
+    names = "\n".join([line, '"""What expressions in the configs call."""\n', *statements, ""])
+    (package / f"{NAMES_MODULE}.py").write_text(names, encoding="utf-8")
+    if uses_data:
+        (package / "__main__.py").write_text(f"{line}\n{_ENTRY_POINT.format(new=new)}", encoding="utf-8")
+        _copy_manifests(package / "data_manifests", json.dumps(configs) + readme)
+    return modules
+
+
+def _copy_manifests(folder: Path, text: str) -> None:
+    """The schema, and the manifests of the data sets that the configs or the README name."""
+    folder.mkdir()
+    for name in ("schema", *list_manifests()):
+        if name == "schema" or re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", text):
+            (folder / f"{name}.json").write_bytes((manifest_folder() / f"{name}.json").read_bytes())
+
+
+def _names(configs: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file, config in configs.items():
+        for name, statement in imported_names(config, PACKAGE.name).items():
+            if found.setdefault(name, statement) != statement:
+                raise ValueError(f"configs/{file} imports another {name} than the other configs: rename one of them.")
     return found
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file)
+def _renamed_import(statement: str, new: str) -> str:
+    (node,) = ast.parse(statement).body
+    alias = node.names[0]
+    if isinstance(node, ast.ImportFrom):
+        node.module = new + (node.module or "").removeprefix(PACKAGE.name)
+    elif alias.asname is None:  # `import monai_ext.data` binds the package's own name
+        return f"import {new}{alias.name.removeprefix(PACKAGE.name)}\nimport {new} as {PACKAGE.name}"
+    else:
+        alias.name = new + alias.name.removeprefix(PACKAGE.name)
+    return ast.unparse(node)
 
 
-def _digest(file: Any) -> str:
-    found = hashlib.sha256()
-    while block := file.read(2**20):
-        found.update(block)
-    return found.hexdigest()
+def _metadata(metadata: dict[str, Any], modules: Mapping[str, Path]) -> dict[str, Any]:
+    """Without the package itself among the requirements, and with all that its modules import."""
+    required = {
+        name: version
+        for name, version in metadata.get("required_packages_version", {}).items()
+        if re.sub(r"[-_.]+", "-", name).lower() != "monai-ext"
+    }
+    known = {re.sub(r"[-_.]+", "-", name).lower() for name in (*required, "monai", "torch", "numpy")}
+    distributions = importlib.metadata.packages_distributions()
+    for module in sorted(outside_packages(modules.values(), PACKAGE)):
+        for name in sorted(set(distributions.get(module, [])))[:1]:
+            if re.sub(r"[-_.]+", "-", name).lower() not in known:
+                required[name] = importlib.metadata.version(name)
+    result = {**metadata, "required_packages_version": required}
+    return {**result, "monai_ext_version": monai_ext.__version__} if modules else result
 
 
-def _large_files(folder: Path) -> None:
-    """``large_files.yml`` names what is over 25 MB; where it will be is for the person who uploads it to say."""
-    large = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size > LARGE]
-    if not large:
-        return
-    lines = ["large_files:"]
-    for path in large:
-        lines += [f'- path: "{path.relative_to(folder).as_posix()}"', '  url: ""']
-        lines += [f'  hash_val: "{sha256(path)}"', '  hash_type: "sha256"']
-    _write(folder / "large_files.yml", "\n".join(lines) + "\n")
+def _describe_models(folder: Path) -> None:
+    """The checksums of all model files, in the metadata."""
+    path = folder / "configs" / "metadata.json"
+    models = sorted(file for file in (folder / "models").iterdir() if file.is_file())
+    sums = {f"models/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in models}
+    _write_json(path, {**read_json(path), "models_sha256": sums})
 
 
-def _try(folder: Path, made: list[str]) -> None:
-    """Load the exported bundle in a process that cannot import this package, and compare its models."""
-    with tempfile.TemporaryDirectory() as elsewhere:
-        script = Path(elsewhere) / "try.py"
-        script.write_text(models.TRY, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-B", str(script), str(folder), *made], capture_output=True, text=True, cwd=elsewhere
-        )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it died"])[-1]
-        raise ValueError(f"the exported bundle does not run by itself ({last[:500]}); nothing was written.")
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _zip(folder: Path, archive: Path) -> None:
-    """The same folder gives the same bytes."""
-    with atomic_write(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", ZIP_TIME)
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                packed.writestr(entry, path.read_bytes())
+def _plain_readme(metadata: Mapping[str, Any]) -> str:
+    return f"# {metadata.get('name', metadata.get('task', ''))}\n\n## Model overview\n\n{metadata.get('description', '')}\n"
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+def _identifier(name: str) -> str:
+    word = re.sub(r"\W", "_", name)
+    return f"_{word}" if word[:1].isdigit() else word
+
+
+def _inside(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

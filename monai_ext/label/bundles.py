@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.bundle.find import find_folder
+from monai_ext.bundle import locate
 from monai_ext.data.staging import staged
 
 __all__ = ["Bundle", "copy_bundle", "find_bundle", "find_bundles"]
@@ -70,9 +70,10 @@ def find_bundles(text: str, more: Sequence[Path] = ()) -> list[Bundle]:
 
 def find_bundle(word: str, more: Sequence[Path] = ()) -> Bundle:
     """One bundle by its path or name; see :func:`find_bundles`."""
-    folder = find_folder(word, more)
-    if not (folder / "configs" / "inference.json").is_file():
-        raise FileNotFoundError(f"{folder} has no configs/inference.json, which MONAI Label reads; add it.")
+    folder = locate.find_bundle(word, more)
+    for name in ("metadata.json", "inference.json"):
+        if not (folder / "configs" / name).is_file():
+            raise FileNotFoundError(f"{folder} has no configs/{name}, which MONAI Label reads; add it.")
     if not any((folder / weights).is_file() for weights in WEIGHTS):
         raise FileNotFoundError(f"{folder} has no weights: train it, or put a model.pt or model.ts into its models.")
     path = folder / "configs" / "metadata.json"
@@ -119,7 +120,3 @@ def _aside(target: Path) -> Path:
     while (free := target.with_name(f"{target.name}.replaced{number}")).exists():
         number += 1
     return free
-
-
-def _names_in(root: Path) -> list[str]:
-    return [path.parent.parent.name for path in root.glob("*/configs/metadata.json")] if root.is_dir() else []

@@ -1,105 +1,161 @@
-"""Code that travels with a bundle: which modules, under which names."""
+"""Following imports and renaming, on a toy package."""
 
 from __future__ import annotations
 
-import importlib
-import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from monai_ext.bundle.carry import carry, names_in, rewrite_names
+from monai_ext.bundle.carry import Package, needed_modules, outside_packages, renamed, renamed_words, write_carried
+from monai_ext.bundle.carry_configs import carried_config, dotted_names, imported_names, rooted
 
-TOY = {
-    "__init__.py": '__version__ = "3.1"\n',
-    "net.py": "import torch\nfrom toy.parts import half\nfrom toy.parts.table import NAMES\nclass Net:\n    out = half",
-    "parts/__init__.py": "from toy.parts.half import half\n",
-    "parts/half.py": '"""See toy.parts.table."""\n\n\ndef half():\n    from toy import late\n\n    return late.VALUE\n',
-    "parts/table.py": "NAMES = ['toy.late', 'toy::operator']\n",
-    "late.py": (
-        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\n\nimport json\n\n"
-        "if TYPE_CHECKING:\n    from toy.never import Nothing\n\nVALUE = 'python -m toy run'\n"
+SOURCES = {
+    "__init__.py": '"""Toy."""\n__version__ = "1.2.3"\n',
+    "nets/__init__.py": "from toy.nets.net import Net\n",
+    "nets/net.py": (
+        "import numpy as np\nfrom typing import TYPE_CHECKING\nfrom toy.table import TABLE\n"
+        "if TYPE_CHECKING:\n    import pandas\n"
+        "try:\n    import lxml\nexcept ImportError:\n    lxml = None\n"
+        "class Net:\n    def __call__(self):\n        from toy import lazy\n        return lazy.WORD + TABLE['one']\n"
     ),
-    "never.py": "Nothing = 1\n",
-    "unused.py": "from toy.never import Nothing\n",
+    "table.py": "from toy.ops import one, two\nTABLE = {'one': one.name(), 'two': two.name()}\n",
+    "ops/__init__.py": "",
+    "ops/one.py": "import toy\ndef name():\n    return 'one ' + toy.__version__\n",
+    "ops/two.py": "from ..deep import inner\nfrom . import one\ndef name():\n    return 'two'\n",
+    "deep/__init__.py": "",
+    "deep/inner.py": "RESOURCE = 'toy.by_string'\n",
+    "by_string.py": "",
+    "lazy.py": "WORD = 'see `python -m toy data fetch`, `python -m toy bench`: '\nimport yaml\n",
+    "unused.py": "import toy.table\n",
 }
+ALL = {"toy", "toy.nets", "toy.nets.net", "toy.table", "toy.ops", "toy.ops.one", "toy.ops.two", "toy.deep"}
+ALL |= {"toy.deep.inner", "toy.by_string", "toy.lazy"}
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    root = tmp_path / "toy"
-    for name, text in TOY.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-def test_imports_are_followed_wherever_they_stand(toy: Path) -> None:
-    carried = carry(['{"_target_": "toy.net.Net"}'], "scripts.mine", toy, "toy")
-    assert list(carried.files) == [
-        "__init__.py",
-        "late.py",
-        "net.py",
-        "parts/__init__.py",
-        "parts/half.py",
-        "parts/table.py",
-    ]
-    assert list(carried.packages) == ["torch"] and "+" not in carried.packages["torch"]
-
-
-def test_a_function_brings_its_module_and_no_more(toy: Path) -> None:
-    carried = carry(["$from toy.parts.half import half"], "scripts.mine", toy, "toy")
-    assert set(carried.files) == {"__init__.py", "late.py", "parts/__init__.py", "parts/half.py"}
-
-
-def test_names_are_those_of_the_new_package(toy: Path) -> None:
-    files = carry(["toy.net.Net"], "scripts.mine", toy, "toy").files
-    assert "from scripts.mine.parts.table import NAMES" in files["net.py"]
-    assert "from scripts.mine import late" in files["parts/half.py"]
-    assert files["parts/table.py"].endswith("NAMES = ['scripts.mine.late', 'scripts_mine::operator']\n")
-    assert "python -m toy run" in files["late.py"], "what a person types stays"
-    assert all(text.startswith("# Generated from toy ") for text in files.values())
-
-
-def test_the_carried_package_works(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in carry(["toy.net.Net"], "scripts_of_a_test.mine", toy, "toy").files.items():
-        path = tmp_path / "bundle" / "scripts_of_a_test" / "mine" / name
+def toy(tmp_path: Path) -> Package:
+    for name, text in SOURCES.items():
+        path = tmp_path / "toy" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path / "bundle"))
-    try:
-        assert importlib.import_module("scripts_of_a_test.mine.net").Net.out() == "python -m toy run"
-        assert "toy" not in sys.modules
-    finally:
-        for name in [name for name in sys.modules if name.startswith("scripts_of_a_test")]:
-            del sys.modules[name]
+    return Package("toy", tmp_path / "toy")
 
 
-def test_a_name_that_leads_nowhere(toy: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no module toy\.nowhere\.Net in toy"):
-        carry(["toy.nowhere.Net"], "scripts.mine", toy, "toy")
+def test_imports_are_followed(toy: Package) -> None:
+    """Through functions, relative imports, packages around a module, and names in strings; no further."""
+    assert set(needed_modules(toy, ["toy.nets.Net"])) == ALL
+    assert set(needed_modules(toy, ["toy.deep.inner"])) == {"toy", "toy.deep", "toy.deep.inner", "toy.by_string"}
 
 
-def test_names_in_configs() -> None:
-    text = json.dumps(
-        ["$from monai_ext.data import datalist", "monai_ext.networks.MixerViT", "python -m monai_ext data", "monai.x"]
-    )
-    assert names_in(text) == ["monai_ext.data.datalist", "monai_ext.networks.MixerViT"]
-    assert rewrite_names(text, "scripts.b").count("scripts.b") == 2
+@pytest.mark.parametrize("name", ["toy.nowhere.Net", "other.Net"])
+def test_a_name_that_is_not_there(toy: Package, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        needed_modules(toy, [name])
 
 
-def test_a_manifest_travels_where_a_config_names_it() -> None:
-    text = "$from monai_ext.data import datalist\n$datalist('chase_db1', @dataset_dir, 'train')"
-    files = carry([text], "scripts.b").files
-    assert {"data_manifests/chase_db1.json", "data_manifests/schema.json"} <= set(files)
-    assert not [name for name in files if name.startswith(("study", "bench", "networks"))]
-    assert 'files("scripts.b.data_manifests")' in files["data/manifest.py"]
+def test_packages_that_must_be_installed(toy: Package) -> None:
+    modules = needed_modules(toy, ["toy.nets.Net"])
+    assert outside_packages(modules.values(), toy) == {"numpy", "yaml"}
 
 
-def test_any_mixer_can_be_chosen_in_an_exported_bundle() -> None:
-    from monai_ext.mixers import MIXERS
+def test_the_copy_runs_where_the_original_is_not(toy: Package, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    write_carried(toy, needed_modules(toy, ["toy.nets.Net"]), folder / "scripts" / "b", "scripts.b", "1.2.3", "make it")
+    (folder / "scripts" / "__init__.py").touch()
+    first = (folder / "scripts" / "b" / "ops" / "one.py").read_text().splitlines()[0]
+    assert first == "# Generated from toy 1.2.3 (toy/ops/one.py) by `make it`."
+    code = "from scripts.b.nets import Net; print(Net()(), sorted(__import__('sys').modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("see `python -m scripts.b data fetch`, `python -m toy bench`: one 1.2.3")
+    assert "'toy" not in done.stdout
 
-    files = carry(["monai_ext.networks.MixerSwinUNETR"], "scripts.b").files
-    assert {f"mixers/{kind.__module__.rpartition('.')[2]}.py" for kind in MIXERS.values()} <= set(files)
-    assert 'custom_op("scripts_b::selective_scan"' in files["ops/selective_scan.py"], "two copies in one process"
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("from toy.a import b", "from s.n.a import b"),
+        ("if x:\n    from toy import b", "if x:\n    from s.n import b"),
+        ("import toy\nx = toy.y", "import s.n\nx = s.n.y"),
+        ('op("toy::scan")', 'op("n::scan")'),
+        ('x.startswith("toy.")', 'x.startswith("s.n.")'),
+        ("word = 'drawn by toy'", "word = 'drawn by toy'"),
+        ("import toyota, my.toy.x", "import toyota, my.toy.x"),
+        ("y = 1  # made by toy. And so on", "y = 1  # made by toy. And so on"),
+    ],
+)
+def test_renaming(text: str, wanted: str) -> None:
+    assert renamed(text, "toy", "s.n") == wanted
+
+
+def test_an_import_that_cannot_be_renamed_is_named() -> None:
+    with pytest.raises(ValueError, match="line 1 still imports toy"):
+        renamed("import os, toy", "toy", "s.n")
+
+
+def test_commands_of_groups_that_stay() -> None:
+    text = "python -m toy data check; python -m toy study run; python -m toy.x"
+    assert renamed_words(text, "toy", "s.n") == "python -m s.n data check; python -m toy study run; python -m s.n.x"
+
+
+CONFIG = {
+    "imports": [
+        "$import os",
+        "$from toy.nets import Net",
+        "$from toy.data import datalist as listed",
+        "$import toy.ops",
+    ],
+    "bundle_root": "$'bundles/b' if os.path.isfile('bundles/b/x') else '.'",
+    "listed": "$listed('listed', @root, listed=@listed)",
+    "run": ["$Net()(@train#net)", "$toy.ops.one()", "$[Net for Net in @all]", '$f"{Net.x} {@a}"', "$Networks()"],
+    "net": {
+        "_target_": "toy.nets.Net",
+        "_requires_": "@listed",
+        "kind": "toy.nets.Net",
+        "inner": {"_target_": "torch.nn.ReLU"},
+    },
+    "word": "toy",
+}
+
+
+def test_names_of_a_config() -> None:
+    assert dotted_names(CONFIG, "toy") == {"toy.nets.Net", "toy.data.datalist", "toy.ops", "toy.ops.one"}
+    assert imported_names(CONFIG, "toy") == {
+        "Net": "from toy.nets import Net",
+        "listed": "from toy.data import datalist as listed",
+        "toy": "import toy.ops",
+    }
+
+
+def test_a_config_with_carried_code() -> None:
+    found = carried_config(rooted(CONFIG, "b"), "toy", "scripts.b", imported_names(CONFIG, "toy"))
+    assert found["imports"] == ["$import sys", "$import os"]
+    assert found["bundle_root"] == "$'b' if os.path.isfile('b/x') else '.'"
+    assert found["listed"] == "$@scripts.listed('listed', @root, listed=@listed)"
+    assert found["run"] == [
+        "$@scripts.Net()(@train#net)",
+        "$@scripts.toy.ops.one()",
+        "$[Net for Net in @all]",
+        "$f'{@scripts.Net.x} {@a}'",
+        "$Networks()",
+    ]
+    assert found["net"] == {
+        "_target_": "scripts.b.nets.Net",
+        "_requires_": ["@listed", "@scripts"],
+        "kind": "scripts.b.nets.Net",
+        "inner": {"_target_": "torch.nn.ReLU"},
+    }
+    assert found["word"] == "toy"
+    assert found["scripts"]["name"] == "scripts.b.config_names"
+
+
+def test_an_overlay_gets_no_entry_of_its_own() -> None:
+    overlay = {"+imports": ["$from toy.nets import Net"], "run": ["$Net()"]}
+    assert carried_config(overlay, "toy", "scripts.b", {"Net": ""}) == {"run": ["$@scripts.Net()"]}
+
+
+def test_an_id_in_the_way() -> None:
+    with pytest.raises(ValueError, match="'scripts'"):
+        carried_config({"imports": [], "scripts": 1}, "toy", "scripts.b", {})

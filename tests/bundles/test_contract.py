@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, onnx_export
 
+from monai_ext.bundle.carry_configs import walk
 from monai_ext.bundle.check import check_bundle
+from monai_ext.bundle.checks import CHECKS
 from monai_ext.data.monai_label import MonaiLabelAnswerd
 from tests.bundles.running import BUNDLES, ROOT, classifies, input_size, workflow
 
@@ -26,34 +27,9 @@ FILES = (
     "docs/data_license.txt",
     "models/model.pt",
 )
-METADATA = {  # required by MONAI's schema meta_schema_20240725, and `changelog` by the model zoo
-    "schema": str,
-    "version": str,
-    "changelog": dict,
-    "monai_version": str,
-    "pytorch_version": str,
-    "numpy_version": str,
-    "required_packages_version": dict,
-    "task": str,
-    "description": str,
-    "authors": str,
-    "copyright": str,
-    "network_data_format": dict,
-}
-TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
-SECTIONS = (
-    "overview",
-    "data",
-    "preprocess",
-    "train",
-    "input",
-    "output",
-    "performance",
-    "command",
-    "limit",
-    "reference",
-    "licen[cs]e",
-)
+SECTIONS = ("preprocess", "limit", "reference")  # beside those that every shared bundle has
+# Needs a network; asked below by MONAI's own command; does not work with these networks.
+ELSEWHERE = ("metadata against its schema", "tracing", "scripting")
 WORKFLOWS = {"train": ["train.json"], "infer": ["inference.json"], "eval": ["train.json", "evaluate.json"]}
 
 pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -67,30 +43,17 @@ def configs(bundle: Path) -> list[Path]:
     return sorted(path for path in (bundle / "configs").glob("*.json") if path.name != "metadata.json")
 
 
-def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, however deep."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from walk(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield "", inner
-            yield from walk(inner)
-
-
 def channels(definition: dict[str, Any], name: str) -> int:
     """`in_channels`, `out_channels` or `num_classes` of a network, which may stand inside another one."""
     (found,) = {value for key, value in walk(definition) if key == name}
     return found
 
 
-def network(bundle: Path, weights: bool = True) -> torch.nn.Module:
+def network(bundle: Path) -> torch.nn.Module:
     net = ConfigParser({"network_def": config(bundle, "inference.json")["network_def"]}).get_parsed_content(
         "network_def"
     )
-    if weights:
-        net.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
+    net.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
     return net.eval()
 
 
@@ -101,20 +64,19 @@ def test_files(bundle: Path, file: str) -> None:
     assert path.stat().st_size > 0
 
 
+@pytest.mark.parametrize("check", [name for name in CHECKS if name not in ELSEWHERE])
+def test_what_the_model_zoo_asks(bundle: Path, check: str) -> None:
+    """The same questions as `bundle check`."""
+    report = check_bundle(bundle, {check: CHECKS[check]})
+    assert report.ok, report.table()
+
+
 def test_metadata(bundle: Path) -> None:
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    for key, kind in METADATA.items():
-        assert isinstance(metadata.get(key), kind), f"metadata.json: {key}"
-        assert metadata[key], f"metadata.json: {key} is empty"
-    assert "optional_packages_version" not in metadata, "the old name of required_packages_version"
-    assert re.fullmatch(r"https://project-monai\.github\.io/schema/meta_schema_\d{8}\.json", metadata["schema"])
-    newest = max(metadata["changelog"], key=lambda version: tuple(map(int, version.split("."))))
-    assert metadata["version"] == newest
-    assert isinstance(metadata.get("references", []), list)
+    assert metadata["required_packages_version"]
     tensors = metadata["network_data_format"]
     assert set(tensors["inputs"]) == {"image"} and "pred" in tensors["outputs"]
-    for name, tensor in [*tensors["inputs"].items(), *tensors["outputs"].items()]:
-        assert not set(TENSOR) - set(tensor), f"metadata.json: {name} lacks {set(TENSOR) - set(tensor)}"
+    for tensor in [*tensors["inputs"].values(), *tensors["outputs"].values()]:
         assert len(tensor["channel_def"]) == tensor["num_channels"]
 
 
@@ -127,13 +89,11 @@ def test_metadata_fits_the_configs(bundle: Path) -> None:
     assert tensors["inputs"]["image"]["spatial_shape"] == input_size(config(bundle, "train.json"))
 
 
-def test_every_target_is_a_full_name_that_imports(bundle: Path) -> None:
+def test_every_target_is_a_full_name(bundle: Path) -> None:
     for path in configs(bundle):
         targets = [value for key, value in walk(json.loads(path.read_text())) if key == "_target_"]
         assert targets or path.stem not in ("train", "evaluate", "inference"), path.name
-        for target in set(targets):
-            assert "." in target, f"{path.name}: {target} is a bare name"
-            assert callable(locate(target)), f"{path.name}: {target} cannot be imported"
+        assert all("." in target for target in targets), f"{path.name}: a bare name"
 
 
 def test_ids(bundle: Path) -> None:
@@ -197,22 +157,10 @@ def test_logging(bundle: Path) -> None:
         root.handlers[:], root.level = before
 
 
-def test_what_anybody_s_bundle_is_checked_for(bundle: Path) -> None:
-    """`python -m monai_ext bundle check`: metadata, ids, input and output of the network, weights, tracing."""
-    findings = check_bundle(str(bundle))
-    assert not {finding.check: finding.problems for finding in findings if finding.state == "failed"}
-    left = {finding.check for finding in findings if finding.state == "not checked"}
-    assert left <= {"metadata, by MONAI's schema", "TorchScript by scripting", "checksums"}
-
-
 def test_weights(bundle: Path) -> None:
     path = bundle / "models" / "model.pt"
-    assert path.is_file(), f"{bundle.name} lacks its weights"
     assert path.stat().st_size < 10_000_000
-    state = torch.load(path, weights_only=True)
-    assert all(type(value) is torch.Tensor and not value.is_cuda for value in state.values())
-    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
-    network(bundle)
+    assert all(type(value) is torch.Tensor for value in torch.load(path, weights_only=True).values())
 
 
 @pytest.mark.slow

@@ -1,124 +1,208 @@
-"""Exported bundles where the package cannot be imported: the outputs of the original, training, evaluation."""
+"""Exported bundles where the package cannot be imported: they run, and give what the originals give."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
+from monai_ext.bundle.check import check_bundle
+from monai_ext.bundle.checks import CHECKS
 from monai_ext.bundle.export import export_bundle
-from monai_ext.data import datalist
-from tests.bundles.running import BUNDLES, TINY, arguments, classifies, data_of, monai_bundle
+from monai_ext.data import datalist, load_manifest
+from tests.bundles import test_retinal
+from tests.bundles.running import BUNDLES, ROOT, TINY, data_of, fresh_python
 
-# as `python -m monai.bundle`, without the package: this environment has it, editable
-ALONE = """
-import importlib.abc, runpy, sys
-
-class Blocked(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "monai_ext":
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Blocked())
-sys.path.insert(0, "")
-sys.argv[0] = "monai.bundle"
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-"""
-SMALL = {name: value for name, value in TINY.items() if name != "device"}
+# a 2D and a 3D bundle, made small
+TINY_TRAINING = {"hippocampus_mri_segmentation": TINY, "retinal_vessel_segmentation": test_retinal.TINY}
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    made: dict[Path, Path] = {}
+    """A bundle's export, without TorchScript; read it, never write to it."""
+    out = tmp_path_factory.mktemp("exported")
 
-    def export(bundle: Path) -> Path:
-        if bundle not in made:
-            made[bundle], _ = export_bundle(str(bundle), tmp_path_factory.mktemp("exported"), torchscript=False)
-        return made[bundle]
+    def of(bundle: Path) -> Path:
+        folder = out / bundle.name
+        return folder if folder.exists() else export_bundle(bundle, out, torchscript=False).folder
 
-    return export
-
-
-def alone(folder: Path, *words: str) -> str:
-    """Run MONAI's command in a bundle's folder; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+    return of
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    kinds = (".gz", ".nii", ".png", ".tif", ".csv")
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.suffix in kinds}
-    return {name: data for name, data in found.items() if not name.startswith(("overlays/", "pictures/"))}
+def run_jobs(folder: Path, jobs: Sequence[dict[str, Any]], without_package: bool) -> None:
+    """Run workflows in a new process that starts in an empty folder."""
+    folder.mkdir(parents=True)
+    task = folder / "jobs.json"
+    task.write_text(json.dumps({"without_package": without_package, "jobs": list(jobs)}), encoding="utf-8")
+    outcome = fresh_python(str(ROOT / "tests" / "bundles" / "run_jobs.py"), str(task), cwd=folder, seconds=900)
+    assert outcome.code == 0, outcome.text[-4000:]
+
+
+def one_case(bundle: Path, phantom: Path) -> str:
+    """What inference is given: an image, or all images where they are rows of an array."""
+    name = data_of(bundle)
+    if load_manifest(name).arrays:
+        return str(phantom)
+    image = datalist(name, phantom, "test")[0]["image"]
+    return str(image[0] if isinstance(image, list) else image)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_inference_is_that_of_the_original(
-    bundle: Path, exported: Callable[[Path], Path], phantom_of: Callable[[Path], Path], tmp_path: Path
+    exported: Callable[[Path], Path], phantom_of: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    phantom = phantom_of(bundle)
-    entry = datalist(data_of(bundle), phantom, "all")[0]
-    image = phantom if classifies(bundle) else entry["image"]
-    chosen = {"dataset_dir": str(image), "output_dir": str(tmp_path / "original")}
-    if '"mirror_axes"' in (bundle / "configs" / "inference.json").read_text():
-        chosen["mirror_axes"] = []
-    config = str(bundle / "configs" / "inference.json")
-    original = monai_bundle("run", "inference", "--config_file", config, *arguments(**chosen), seconds=600)
-    assert original.code == 0, original.text
-    chosen["output_dir"] = str(tmp_path / "exported")
-    alone(exported(bundle), "run", "inference", "--config_file", "configs/inference.json", *arguments(**chosen))
-    found = results(tmp_path / "exported")
-    assert found and found == results(tmp_path / "original")
+    """All bundles in one process: the code that each carries does not stand in the way of the others'."""
+
+    def jobs(of: Callable[[Path], Path], out: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "bundle": str(of(bundle)),
+                "files": ["inference.json"],
+                "kind": "infer",
+                "overrides": {
+                    "dataset_dir": one_case(bundle, phantom_of(bundle)),
+                    "output_dir": str(tmp_path / out / bundle.name),
+                    "device": "$torch.device('cpu')",
+                    "mirror_axes": [],  # once instead of up to four times
+                },
+            }
+            for bundle in BUNDLES
+        ]
+
+    run_jobs(tmp_path / "first", jobs(lambda bundle: bundle, "original"), without_package=False)
+    run_jobs(tmp_path / "second", jobs(exported, "exported"), without_package=True)
+    for bundle in BUNDLES:
+        original, found = (written(tmp_path / kind / bundle.name) for kind in ("original", "exported"))
+        assert original and found.keys() == original.keys(), bundle.name
+        for file, content in original.items():
+            assert found[file] == content, f"{bundle.name}: {file} differs"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hippocampus_mri_segmentation", "blood_cell_classification"])
-def test_training_and_evaluation(
-    name: str, exported: Callable[[Path], Path], phantom_of: Callable[[Path], Path], tmp_path: Path
+def test_training_resuming_and_evaluation(
+    exported: Callable[[Path], Path], phantom_of: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    (bundle,) = (path for path in BUNDLES if path.name == name)
-    folder, weights = exported(bundle), tmp_path / "model.pt"
-    small = SMALL if name.startswith("hippocampus") else {"num_workers": 0}
-    paths = {"dataset_dir": str(phantom_of(bundle)), "model_path": str(weights)}
-    short = {"max_epochs": 1, "val_interval": 1, "train#trainer#epoch_length": 2, "output_dir": str(tmp_path / "runs")}
-    alone(folder, "run", "training", "--config_file", "configs/train.json", *arguments(**{**small, **paths, **short}))
-    state = torch.load(tmp_path / "runs" / "training_state.pt", weights_only=True)
-    assert (state["epoch"], state["iteration"]) == (1, 2) and weights.is_file()
-    network = {key: value for key, value in small.items() if key.startswith(("network", "patch"))}
-    chosen = {**network, **paths, "output_dir": str(tmp_path / "eval")}
-    configs = "['configs/train.json','configs/evaluate.json']"
-    alone(folder, "run", "evaluating", "--config_file", configs, *arguments(**chosen))
-    assert (tmp_path / "eval" / "metrics.csv").is_file()
+    """Two epochs, a third one after resuming, and the evaluation of what was trained."""
+    jobs = []
+    for name, tiny in TINY_TRAINING.items():
+        bundle = ROOT / "bundles" / name
+        folder = tmp_path / name
+        paths = {"dataset_dir": str(phantom_of(bundle)), "output_dir": str(folder), "model_path": str(folder / "m.pt")}
+        size = {key: value for key, value in tiny.items() if key in ("device", "patch_size", "window")}
+        size |= {key: value for key, value in tiny.items() if key.startswith("network_def#")}
+        for files, kind, options in (
+            (["train.json"], "train", {**tiny, **paths}),
+            (["train.json"], "train", {**tiny, **paths, "max_epochs": 3, "resume": True}),
+            (["train.json", "evaluate.json"], "eval", {**size, **paths, "num_workers": 0}),
+        ):
+            job = {"bundle": str(exported(bundle)), "files": files, "kind": kind, "overrides": options}
+            jobs.append(job)
+    run_jobs(tmp_path / "run", jobs, without_package=True)
+    for name in TINY_TRAINING:
+        assert (tmp_path / name / "m.pt").is_file() and (tmp_path / name / "metrics.csv").is_file(), name
+
+
+def test_the_export_is_whole(exported: Callable[[Path], Path], hippocampus: Path) -> None:
+    folder = exported(hippocampus)
+    for file in ("LICENSE", "README.md", "models/model.pt", "docs/README.md", "configs/metadata.json"):
+        assert (folder / file).is_file(), file
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert "monai-ext" not in metadata["required_packages_version"]
+    assert metadata["required_packages_version"]["jsonschema"]  # which the code imports and the bundle did not name
+    for path in (folder / "configs").glob("*.json"):
+        if path.name != "metadata.json":
+            assert "monai_ext" not in path.read_text(), path.name
+    for path in (folder / "scripts").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) monai_ext", path.read_text(), re.MULTILINE), path
+    readme = (folder / "docs" / "README.md").read_text()
+    assert "bundles/" not in readme and "monai_ext" not in readme
+    with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
+        names = archive.namelist()
+        assert names == sorted(names)
+        assert {name.split("/")[0] for name in names} == {folder.name}
+        assert archive.read(f"{folder.name}/models/model.pt") == (hippocampus / "models" / "model.pt").read_bytes()
+
+
+def test_the_export_passes_the_checks(exported: Callable[[Path], Path], hippocampus: Path) -> None:
+    report = check_bundle(exported(hippocampus))
+    assert report.ok, report.table()
+
+
+def test_the_same_bundle_gives_the_same_bytes(
+    exported: Callable[[Path], Path], hippocampus: Path, tmp_path: Path
+) -> None:
+    again = export_bundle(hippocampus, tmp_path / "elsewhere", torchscript=False)
+    assert again.archive.read_bytes() == exported(hippocampus).with_suffix(".zip").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_exported_bundles_in_one_process(exported: Callable[[Path], Path]) -> None:
-    """A server has several: each finds its own code."""
-    first, second = (exported(bundle) for bundle in (BUNDLES[0], BUNDLES[-1]))
-    script = (
-        "import sys\n"
-        "from monai.bundle import ConfigParser\n"
-        "for folder in sys.argv[1:]:\n"
-        "    sys.path.insert(0, folder)\n"
-        "    parser = ConfigParser(ConfigParser.load_config_file(folder + '/configs/inference.json'))\n"
-        "    print(type(parser.get_parsed_content('network_def')).__module__)\n"
+def test_torchscript_and_onnx_are_made_alike_and_compared(hippocampus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    first = export_bundle(hippocampus, tmp_path / "a", onnx=True)
+    second = export_bundle(hippocampus, tmp_path / "b" / "c", onnx=True)
+    assert set(first.differences) == {"models/model.ts", "models/model.onnx"}
+    assert max(first.differences.values()) < 1e-4
+    assert first.archive.read_bytes() == second.archive.read_bytes()
+    assert str(tmp_path).encode() not in (first.folder / "models" / "model.ts").read_bytes()
+
+
+def test_an_export_is_not_overwritten(hippocampus: Path, tmp_path: Path) -> None:
+    export_bundle(hippocampus, tmp_path, torchscript=False)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        export_bundle(hippocampus, tmp_path, torchscript=False)
+    assert export_bundle(hippocampus, tmp_path, torchscript=False, overwrite=True).archive.is_file()
+
+
+def test_nothing_is_left_of_a_failed_export(hippocampus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> float:
+        raise ValueError("model.ts does not give what model.pt gives")
+
+    monkeypatch.setattr("monai_ext.bundle.export.add_torchscript", fail)
+    with pytest.raises(ValueError, match="does not give"):
+        export_bundle(hippocampus, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_missing_is_named(hippocampus: Path, tmp_path: Path) -> None:
+    untrained = tmp_path / "untrained"
+    shutil.copytree(hippocampus, untrained, ignore=shutil.ignore_patterns("model.pt"))
+    with pytest.raises(FileNotFoundError, match=r"untrained has no models/model\.pt.*train the bundle first"):
+        export_bundle(untrained, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="No bundle nowhere: there are"):
+        export_bundle("nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="the bundle's own place"):
+        export_bundle(hippocampus, hippocampus.parent)
+
+
+def test_a_bundle_of_ones_own(hippocampus: Path, tmp_path: Path) -> None:
+    """Its name is no Python name, its manifest lies inside, and it holds what runs left."""
+    own = tmp_path / "2 my-own"
+    shutil.copytree(hippocampus, own)
+    manifest = load_manifest("task04_hippocampus").content
+    (own / "configs" / "my_data.json").write_text(json.dumps(manifest))
+    train = own / "configs" / "train.json"
+    train.write_text(
+        train.read_text().replace("datalist('task04_hippocampus',", "datalist(@bundle_root + '/configs/my_data.json',")
     )
-    words = [sys.executable, "-W", "ignore", "-c", script, str(first), str(second)]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, cwd=first.parent)
-    assert done.returncode == 0, done.stderr[-3000:]
-    modules = done.stdout.split()[-2:]
-    assert [module.split(".")[:2] for module in modules] == [["scripts", first.name], ["scripts", second.name]]
+    (own / "runs").mkdir()
+    (own / "runs" / "state.pt").write_bytes(b"large")
+    (own / "models" / "model_epoch_3.pt").write_bytes(b"large")
+    (own / "notes.txt").write_text("mine")
+    folder = export_bundle(own, tmp_path / "out", torchscript=False).folder
+    assert not (folder / "runs").exists() and not (folder / "models" / "model_epoch_3.pt").exists()
+    assert (folder / "notes.txt").is_file() and (folder / "scripts" / "_2_my_own" / "networks").is_dir()
+    assert (folder / "configs" / "my_data.json").read_bytes() == (own / "configs" / "my_data.json").read_bytes()
+    assert "@scripts.datalist(@bundle_root + '/configs/my_data.json'" in (folder / "configs" / "train.json").read_text()
+    checks = {name: CHECKS[name] for name in ("required files", "targets", "ids", "input and output")}
+    report = check_bundle(folder, checks)
+    assert report.ok, report.table()

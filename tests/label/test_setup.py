@@ -149,7 +149,7 @@ def test_a_folder_without_images_is_remarked(
 
 
 MISTAKES = {
-    "no such bundle": (["app", "--bundles", "hippocampos", "--studies", "SCANS"], f"no bundle 'hippocampos'.*{BLOOD}"),
+    "no such bundle": (["app", "--bundles", "hippocampos", "--studies", "SCANS"], f"No bundle hippocampos.*{BLOOD}"),
     "no bundle": (["app", "--bundles", ",", "--studies", "SCANS"], "--bundles names no bundle"),
     "twice": (["app", "--bundles", "MINE,MINE", "--studies", "SCANS"], "'my_segmentation' twice"),
     "no studies": (["app", "--bundles", "MINE", "--studies", "nowhere"], "no folder nowhere for --studies"),
@@ -199,7 +199,7 @@ def test_a_mistake_is_one_sentence_and_makes_nothing(
     [
         ("models/model.pt", "has no weights: train it"),
         ("configs/inference.json", "has no configs/inference.json"),
-        ("configs/metadata.json", "no bundle '"),
+        ("configs/metadata.json", "has no configs/metadata.json, which MONAI Label reads"),
     ],
 )
 def test_an_incomplete_bundle(
