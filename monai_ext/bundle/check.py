@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from monai_ext.bundle.checks import CHECKS, NotChecked, Problem
-from monai_ext.bundle.locate import find_bundle, on_path
+from monai_ext.bundle.find import find_bundle
+from monai_ext.bundle.locate import on_path
 
 __all__ = ["Finding", "Report", "check_bundle"]
 

@@ -24,8 +24,9 @@ from monai_ext.bundle.carry_configs import (
 )
 from monai_ext.bundle.export_docs import licence_id, model_card, own_readme
 from monai_ext.bundle.export_models import add_onnx, add_torchscript, rewrite_zip
+from monai_ext.bundle.find import find_bundle
 from monai_ext.bundle.large_files import list_large_files
-from monai_ext.bundle.locate import find_bundle, read_json
+from monai_ext.bundle.locate import read_json
 from monai_ext.data.manifest import list_manifests, manifest_folder
 from monai_ext.data.staging import locked, staged
 from monai_ext.files import atomic_write
@@ -241,7 +242,8 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _plain_readme(metadata: Mapping[str, Any]) -> str:
-    return f"# {metadata.get('name', metadata.get('task', ''))}\n\n## Model overview\n\n{metadata.get('description', '')}\n"
+    title, about = metadata.get("name", metadata.get("task", "")), metadata.get("description", "")
+    return f"# {title}\n\n## Model overview\n\n{about}\n"
 
 
 def _identifier(name: str) -> str:

@@ -1,11 +1,11 @@
-"""Finding a bundle by name or path, and having its own code at hand while one looks at it."""
+"""A bundle's files and network, with its own code at hand while one looks at it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import _get_fake_input_shape  # what MONAI's own ckpt_export feeds a network with
 
-__all__ = ["find_bundle", "input_shape", "network_of", "on_path", "read_json"]
-
-CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"  # of an editable installation
-
-
-def find_bundle(name: str | Path, more: Sequence[Path] = ()) -> Path:
-    """The folder of a bundle: a path, or a name in ``bundles/`` of the current folder or of this checkout.
-
-    Args:
-        name: the path or name.
-        more: further folders in which names are looked for.
-
-    Raises:
-        FileNotFoundError: there is none; names the bundles that there are.
-    """
-    places = (Path("bundles"), CHECKOUT, *more)
-    for folder in (Path(name).expanduser(), *(place / str(name) for place in places)):
-        if (folder / "configs").is_dir():
-            return folder.resolve()
-    known = sorted({path.parent.parent.name for place in places for path in place.glob("*/configs/metadata.json")})
-    there = f"there are {', '.join(known)}" if known else "no folder bundles/ is here"
-    raise FileNotFoundError(f"No bundle {name}: {there}; or give the path of a folder that contains configs/.")
+__all__ = ["input_shape", "network_of", "on_path", "read_json"]
 
 
 def read_json(path: Path) -> Any:

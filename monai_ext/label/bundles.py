@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.bundle import locate
+from monai_ext.bundle import find
 from monai_ext.data.staging import staged
 
 __all__ = ["Bundle", "copy_bundle", "find_bundle", "find_bundles"]
@@ -70,7 +70,7 @@ def find_bundles(text: str, more: Sequence[Path] = ()) -> list[Bundle]:
 
 def find_bundle(word: str, more: Sequence[Path] = ()) -> Bundle:
     """One bundle by its path or name; see :func:`find_bundles`."""
-    folder = locate.find_bundle(word, more)
+    folder = find.find_bundle(word, more)
     for name in ("metadata.json", "inference.json"):
         if not (folder / "configs" / name).is_file():
             raise FileNotFoundError(f"{folder} has no configs/{name}, which MONAI Label reads; add it.")

@@ -13,8 +13,8 @@ from monai.networks.nets import BasicUNet
 
 from monai_ext.bundle.check import check_bundle
 from monai_ext.bundle.checks import CHECKS
+from monai_ext.bundle.find import find_bundle
 from monai_ext.bundle.large_files import LIMIT, list_large_files, listed_files
-from monai_ext.bundle.locate import find_bundle
 
 OFFLINE = {name: check for name, check in CHECKS.items() if name != "metadata against its schema"}
 NETWORK = {"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2, "features": [4] * 6}
