@@ -60,8 +60,10 @@ def configs(bundle: Bundle) -> dict[str, Config]:
 
 
 def merged(base: Any, delta: Any) -> Any:
-    """Dicts are merged, anything else is replaced."""
+    """Dicts are merged, anything else is replaced, and so is a component by one of another class."""
     if not (isinstance(base, dict) and isinstance(delta, dict)):
+        return copy.deepcopy(delta)
+    if "_target_" in base and delta.get("_target_", base["_target_"]) != base["_target_"]:
         return copy.deepcopy(delta)
     kept = {key: copy.deepcopy(value) for key, value in base.items()}
     return kept | {key: merged(base[key], value) if key in base else value for key, value in delta.items()}

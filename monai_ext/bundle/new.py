@@ -165,6 +165,12 @@ def find_cases(task: str, source: Source) -> Pairs:
     if source.datalist is not None:
         pairs = cases_of_datalist(Path(source.datalist).expanduser(), images)
         places = [Path(source.datalist).expanduser().resolve().parent]
+        strange = [
+            case for case in pairs.cases if case.label and isinstance(case.label, str) != (task == "classification")
+        ]
+        if strange:
+            wanted = "a class" if task == "classification" else "a file that is there"
+            raise ValueError(f"{source.datalist}: the label of {strange[0].name} is {strange[0].label}, not {wanted}.")
     else:
         assert images is not None
         places = [images, images.parent]

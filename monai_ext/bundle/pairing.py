@@ -293,7 +293,7 @@ def _key(path: Path, root: Path) -> str:
 
 def _word_at_end(key: str, words: Sequence[str]) -> str:
     """The separator and the word that a name ends in; empty if none."""
-    match = re.search(rf"(?:^|[-_. ])(?:{'|'.join(words)})$", key, flags=re.IGNORECASE)
+    match = re.search(rf"(?:^|[-_. /])(?:{'|'.join(words)})$", key, flags=re.IGNORECASE)
     return match.group(0) if match else ""
 
 

@@ -154,7 +154,8 @@ def cases_of_datalist(path: Path, images: Path | None) -> Pairs:
         )
     names = names_of([str(case.images[0]) for case in cases])
     cases = [Case(names[str(c.images[0])], c.images, c.label, c.group, c.split) for c in cases]
-    twice = [name for name, times in Counter(case.images for case in cases).items() if times > 1]
+    twice = [files for files, times in Counter(case.images for case in cases).items() if times > 1]
+    cases = list({case.images: case for case in reversed(cases)}.values())
     findings = [
         Finding(one[0].name, "duplicate name", f"{one[0]} stands twice in {path.name}; keep one") for one in twice
     ]

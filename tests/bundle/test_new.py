@@ -20,7 +20,7 @@ from monai_ext.bundle.new import Source, new_bundle
 from monai_ext.data.volume_files import read_volume
 from tests.bundle import own_data
 from tests.bundles import test_contract as contract
-from tests.bundles.running import complete, table, workflow
+from tests.bundles.running import complete, workflow
 
 CPU = "$torch.device('cpu')"
 TINY = {"segmentation": (8, 16, 1), "denoising": (8, 16, 1), "classification": (16, 32, 2)}
