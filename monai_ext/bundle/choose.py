@@ -228,7 +228,7 @@ def _first_that_fits(
             if request.mixer == "softmax"
             else ", as asked for with --mixer."
         )
-        + " `--network_def#...mixer` of the configs takes any other."
+        + f" `--network_def#{'network#' if request.task == 'denoising' else ''}mixer` takes any other."
     )
     return plan, need
 
