@@ -17,6 +17,7 @@ import torch
 from monai.utils import set_determinism
 
 from monai_ext.__main__ import GROUPS
+from monai_ext.bundle import choose
 from monai_ext.bundle.choose import LADDERS
 from monai_ext.bundle.new import Source, new_bundle
 from monai_ext.cli import main
@@ -55,6 +56,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(choose, "training_memory", lambda *_: (1e9, 1e9))  # takes a second; tested with its module
     for task, dims in LADDERS:
         monkeypatch.setitem(LADDERS, (task, dims), [TINY[task]])  # type: ignore[arg-type]
     path = list(sys.path)
