@@ -3,7 +3,7 @@
 #   make test PYTHON=python3.12                                     another Python (3.10 or newer) for a new environment
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   PyTorch without CUDA
 #   make test PYTEST_ARGS="tests/mixers -k seqnorm"                 some of the tests
-#   make test-label                                                 bundles in a MONAI Label server, in an environment of its own
+#   make test-label PYTEST_ARGS="-k retina"                      bundles in MONAI Label, in an environment of its own
 
 PYTHON      ?= python3
 VENV        ?= .venv

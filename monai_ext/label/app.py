@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,8 @@ __all__ = ["app_of_monailabel", "check_port", "check_studies", "run_server", "se
 
 APP = "monaibundle"
 GUIDE = "docs/monai_label.md"
-_MARK = "BundleInferTask"  # what the app's main.py names and that of no other app of MONAI Label does
+# what stands in the app's main.py, and not all of it in that of another app of MONAI Label (radiology, vista2d ...)
+_MARKS = ("self.models = get_bundle_models(", "BundleInferTask(b, self.conf)")
 _LISTED = (".nii.gz", ".nii", ".nrrd", ".jpg", ".png", ".tif")  # what MONAI Label's datastore lists by default
 
 
@@ -62,7 +64,7 @@ def check_studies(studies: str) -> tuple[str, str | None]:
     folder = Path(studies).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} for --studies: give the folder with the images to label.")
-    if any(path.name.lower().endswith(_LISTED) for path in folder.iterdir()):
+    if any(path.name.endswith(_LISTED) for path in folder.iterdir()):
         return str(folder.resolve()), None
     return str(folder.resolve()), f"{folder} holds no image that MONAI Label lists ({', '.join(_LISTED)})."
 
@@ -97,7 +99,8 @@ def _check_app(target: Path) -> None:
         raise FileExistsError(f"{target} is a file: give the app a folder of its own.")
     main = target / "main.py"
     if main.is_file():
-        if _MARK not in main.read_text(encoding="utf-8", errors="replace"):
+        text = main.read_text(encoding="utf-8", errors="replace")
+        if not all(mark in text for mark in _MARKS):
             raise FileExistsError(f"{target} is another app than MONAI Label's {APP}: give another folder.")
     elif target.is_dir() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty and no app of MONAI Label: give a new folder.")
@@ -160,10 +163,8 @@ def check_port(host: str, port: int) -> None:
 
 
 def run_server(command: Sequence[str]) -> int:
-    """Run the server until it ends, or until Ctrl-C and then its own orderly end; its exit code."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:  # the server has got it, too
-        process.wait()
-        raise
+    """Run the server until it ends; it takes the place of this process, so that every signal is the server's."""
+    sys.stdout.flush()
+    if os.name == "posix":
+        os.execv(command[0], command)
+    return subprocess.call(command)

@@ -33,8 +33,17 @@ class Bundle:
     @property
     def segments(self) -> bool:
         """Whether it gives label maps; no other kind can learn from what annotators draw."""
+        return "segmentation" in self._formats
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives classes of images."""
+        return "classes" in self._formats
+
+    @property
+    def _formats(self) -> set[str]:
         outputs = self.metadata.get("network_data_format", {}).get("outputs", {})
-        return any(output.get("format") == "segmentation" for output in outputs.values())
+        return {output.get("format", "") for output in outputs.values()}
 
 
 def find_bundles(text: str, more: Sequence[Path] = ()) -> list[Bundle]:
@@ -46,7 +55,7 @@ def find_bundles(text: str, more: Sequence[Path] = ()) -> list[Bundle]:
 
     Raises:
         FileNotFoundError: no such bundle, or one without what MONAI Label reads.
-        ValueError: none or one twice, or a damaged metadata.json.
+        ValueError: none or one twice, a damaged metadata.json, or a name that hides the task.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
@@ -79,7 +88,12 @@ def find_bundle(word: str, more: Sequence[Path] = ()) -> Bundle:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({' '.join(str(error).split())}); mend it.") from error
-    return Bundle(folder, metadata)
+    bundle = Bundle(folder, metadata)
+    if bundle.classifies and "classification" not in bundle.name.lower():
+        raise ValueError(
+            f"{folder} gives classes, which MONAI Label knows by 'classification' in the folder's name: rename it."
+        )
+    return bundle
 
 
 def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:

@@ -71,10 +71,13 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_from_the_first_answer_to_the_weights_it_learnt(server: str, items: list[dict[str, Any]]) -> None:
+def test_from_the_first_answer_to_the_weights_it_learnt(
+    server: str, items: list[dict[str, Any]], tmp_path: Path
+) -> None:
     from monailabel.client import MONAILabelClient
 
-    client = MONAILabelClient(server_url=server)
+    # in the server's own folder for temporary files, the server would remove what the client saves
+    client = MONAILabelClient(server_url=server, tmpdir=str(tmp_path))
     info = client.info()
     assert info["models"][NAME]["labels"] == {"anterior": 1, "posterior": 2} and NAME in info["trainers"]
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from monai_ext.bundle.errors import mistake_in
 from monai_ext.data import datalist
+from monai_ext.label.app import app_of_monailabel, set_up_app
 from tests.bundles.running import BUNDLES, data_of
 from tests.label.serving import Served, own_inference, serving, short_copy
 
@@ -283,6 +284,20 @@ def test_a_slice_keeps_its_geometry(cases: Any, tmp_path: Path) -> None:
         answer = served.infer(CELLS, "slice")
     assert answer.shape == (64, 48, 1)
     np.testing.assert_allclose(answer.affine, affine, atol=1e-5)
+
+
+def test_its_app_is_told_from_its_others(tmp_path: Path) -> None:
+    ours = app_of_monailabel()
+    assert ours.name == "monaibundle"
+    for source in (path for path in ours.parent.iterdir() if (path / "main.py").is_file()):
+        target = tmp_path / source.name
+        target.mkdir()
+        (target / "main.py").write_bytes((source / "main.py").read_bytes())
+        if source == ours:
+            set_up_app(target, [], ours)
+        else:
+            with pytest.raises(FileExistsError, match="is another app than MONAI Label's monaibundle"):
+                set_up_app(target, [], ours)
 
 
 def test_every_bundle_is_tried() -> None:

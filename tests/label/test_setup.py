@@ -23,6 +23,7 @@ from monai_ext.label.bundles import find_bundle
 
 HIPPOCAMPUS = "hippocampus_mri_segmentation"
 BLOOD = "blood_cell_classification"
+MAIN = "self.models = get_bundle_models(app_dir, conf)\ni = BundleInferTask(b, self.conf)\n"
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def monailabel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = tmp_path / "monailabel" / "sample-apps" / "monaibundle"
     (source / "lib").mkdir(parents=True)
     (source / "model").mkdir()
-    (source / "main.py").write_text("from monailabel.tasks.infer.bundle import BundleInferTask\n")
+    (source / "main.py").write_text(MAIN)
     (source / "lib" / "__init__.py").touch()
     monkeypatch.setattr(app, "app_of_monailabel", lambda: source)
     return source
@@ -103,7 +104,7 @@ def test_weights_trained_in_the_server_stay(
     run(capsys, *arguments)
     copy = tmp_path / "app" / "model" / "my_segmentation"
     (copy / "models" / "model.pt").write_text("trained")
-    (tmp_path / "app" / "main.py").write_text("BundleInferTask  # changed by its user\n")
+    (tmp_path / "app" / "main.py").write_text(f"{MAIN}# changed by its user\n")
 
     code, out, _ = run(capsys, *arguments)
     assert code == 0 and out[0].startswith("my_segmentation: in the app folder already and kept as it is; --replace")
@@ -183,7 +184,7 @@ def test_a_mistake_is_one_sentence_and_makes_nothing(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("other").mkdir()
-    Path("other/main.py").write_text("class MyApp(MONAILabelApp): pass\n")
+    Path("other/main.py").write_text("self.bundles = get_bundle_models(app_dir)\ni = BundleInferTask(b, self.conf)\n")
     before = files(tmp_path)
     words, expected = MISTAKES[mistake]
     places = {"SCANS": str(studies), "MINE": str(mine), "MINE,MINE": f"{mine},{mine}"}
@@ -214,6 +215,17 @@ def test_an_incomplete_bundle(
     code, _, err = run(capsys, tmp_path / "app", "--bundles", mine, "--studies", studies)
     assert code == 1 and len(err) == 1 and words in err[0]
     assert not (tmp_path / "app").exists()
+
+
+def test_a_name_that_hides_the_task(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monailabel: Path, studies: Path, mine: Path
+) -> None:
+    outputs = {"pred": {"format": "classes"}}
+    (mine / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": {"outputs": outputs}}))
+    arguments = [tmp_path / "app", "--studies", studies, "--bundles"]
+    code, _, err = run(capsys, *arguments, mine)
+    assert code == 1 and len(err) == 1 and "knows by 'classification' in the folder's name: rename it." in err[0]
+    assert run(capsys, *arguments, mine.rename(mine.with_name("Cell_Classification")))[0] == 0
 
 
 def test_a_port_in_use(
