@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bundle import transforms as t
-from monai_ext.bundle.choose import Plan, is_ct
+from monai_ext.bundle.choose import Plan
+from monai_ext.bundle.normalise import is_ct
 from monai_ext.bundle.survey import Survey
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_ext.bundle.choose import is_ct
 from monai_ext.bundle.new import Source, bundle_name, find_cases, new_bundle
+from monai_ext.bundle.normalise import is_ct
 from monai_ext.bundle.survey import Survey, survey
 from tests.bundle import own_data
 
