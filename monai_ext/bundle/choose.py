@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from monai_ext.bundle.memory import training_memory
+from monai_ext.bundle.normalise import normalise
 from monai_ext.bundle.survey import Survey
 
 ANISOTROPIC = 3.0  # coarsest over finest voxel size, as nnU-Net draws the line
@@ -129,7 +130,7 @@ def choose(found: Survey, request: Request, class_names: Sequence[str], training
         f"{plan.epochs} epochs of {plan.iterations} batches of {plan.batch}, about {steps} steps: a start, to be "
         "lengthened with `--max_epochs` while the validation still gets better."
     )
-    _normalise(found, request.task, plan, reasons)
+    plan.normalise, plan.value_range, reasons["intensity"] = normalise(found, request.task)
     _classes(found, request.task, plan, class_names, reasons)
     if request.task == "denoising" and found.gains:
         gain = float(np.median(found.gains))
@@ -228,7 +229,7 @@ def _first_that_fits(
             if request.mixer == "softmax"
             else ", as asked for with --mixer."
         )
-        + " `--network_def#...mixer` of the configs takes any other."
+        + f" `--network_def#{'network#' if request.task == 'denoising' else ''}mixer` takes any other."
     )
     return plan, need
 
@@ -322,66 +323,6 @@ def _classifier(
     if found.dims == 3:
         network |= {"stem": "conv", "block": {"layer_scale": 0.0001}}
     return Plan(size, network, batch, spacing)
-
-
-def _normalise(found: Survey, task: str, plan: Plan, reasons: dict[str, str]) -> None:
-    def scale(**numbers: Any) -> dict[str, Any]:
-        return {"keys": "image", **numbers}
-
-    level = found.intensity
-    name = "monai.transforms.NormalizeIntensityd"
-    apart = {"channel_wise": True} if found.channels > 1 else {}
-    eight_bit = all(header.dtype == "uint8" for header in found.headers)
-    if task == "denoising":
-        reasons["intensity"] = (
-            "the noisy image's own percentiles 0.5 and 99.5 become 0 and 1, and the result goes back to the file's "
-            "intensities."
-        )
-        plan.value_range = (-5, 100)
-    elif is_ct(found):
-        low, high = level.get("foreground_low", -1000.0), level.get("foreground_high", 1000.0)
-        low, high = 10 * math.floor(low / 10), 10 * math.ceil(max(high, low + 100) / 10)
-        plan.normalise = [
-            {
-                "_target_": "monai.transforms.ScaleIntensityRanged",
-                **scale(a_min=low, a_max=high, b_min=-2.0, b_max=2.0, clip=True),
-            }
-        ]
-        plan.value_range = (-2, 2)
-        inside = "what lies between the percentiles 0.5 and 99.5 of the labelled voxels"
-        reasons["intensity"] = (
-            f"whole numbers down to {level['least']:g} look like Hounsfield units: the window {low} to {high}, "
-            f"{inside if 'foreground_low' in level else 'a wide one'}, becomes -2 to 2 in every image alike."
-        )
-    elif found.dims == 2 and eight_bit and task == "classification":
-        plan.normalise = [
-            {"_target_": "monai_ext.data.picture_transforms.FullScaled", **scale()},
-            {"_target_": name, **scale(subtrahend=0.5, divisor=0.25)},
-        ]
-        plan.value_range = (-2, 2)
-        reasons["intensity"] = "0 to 255 become -2 to 2 in every picture alike: brightness may tell the classes apart."
-    elif found.dims == 2 and eight_bit:
-        plan.normalise = [{"_target_": name, **scale(**apart)}]
-        reasons["intensity"] = "8 bits: mean 0 and standard deviation 1 of each picture and channel."
-    else:
-        if found.channels == 1 or not apart:
-            clip = scale(lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True)
-        else:
-            clip = scale(lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True, channel_wise=True)
-        plan.normalise = [
-            {"_target_": "monai.transforms.ScaleIntensityRangePercentilesd", **clip},
-            {"_target_": name, **scale(**apart)},
-        ]
-        reasons["intensity"] = (
-            "the scale has no unit that all images share: clipped to the image's own percentiles 0.5 and 99.5, then "
-            "mean 0 and standard deviation 1."
-        )
-
-
-def is_ct(found: Survey) -> bool:
-    """Whether intensities look like Hounsfield units: volumes of whole numbers with air around -1000."""
-    level = found.intensity
-    return found.dims == 3 and found.channels == 1 and found.whole and -5000 < level["least"] <= -500 < level["most"]
 
 
 def _classes(found: Survey, task: str, plan: Plan, names: Sequence[str], reasons: dict[str, str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bundle import transforms as t
-from monai_ext.bundle.choose import Plan, is_ct
+from monai_ext.bundle.choose import Plan
+from monai_ext.bundle.normalise import is_ct
 from monai_ext.bundle.survey import Survey
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -60,8 +61,10 @@ def configs(bundle: Bundle) -> dict[str, Config]:
 
 
 def merged(base: Any, delta: Any) -> Any:
-    """Dicts are merged, anything else is replaced."""
+    """Dicts are merged, anything else is replaced, and so is a component by one of another class."""
     if not (isinstance(base, dict) and isinstance(delta, dict)):
+        return copy.deepcopy(delta)
+    if "_target_" in base and delta.get("_target_", base["_target_"]) != base["_target_"]:
         return copy.deepcopy(delta)
     kept = {key: copy.deepcopy(value) for key, value in base.items()}
     return kept | {key: merged(base[key], value) if key in base else value for key, value in delta.items()}

@@ -16,6 +16,10 @@ from monai_ext.data.volume_files import UnreadableError, Volume, read_volume
 _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
+# values of a label map; more are taken for something else
+MOST_CLASSES = 64
+MOST_IN_JPEG = 8
+
 
 @dataclass(frozen=True)
 class Header:
@@ -152,10 +156,9 @@ def read_label(path: Path) -> Label:
         )
     values, times = np.unique(array.astype(np.int64), return_counts=True)
     found = Counter(dict(zip(values.tolist(), times.tolist())))
-    if len(found) > 64:
-        way = (
-            "save masks as PNG, JPEG changes values" if path.suffix.lower() in (".jpg", ".jpeg") else "is it an image?"
-        )
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    if len(found) > (MOST_IN_JPEG if jpeg else MOST_CLASSES):
+        way = "save masks as PNG, since JPEG changes values" if jpeg else "is it an image, or one number an object?"
         return Label(found, None, problem=f"holds {len(found)} different values, which is no map of classes; {way}")
     return Label(found, array)
 

@@ -62,7 +62,18 @@ def training_memory(network: dict[str, Any], batch: int, channels: int, size: Se
         batch: patches of a step.
         channels: of the image.
         size: of a patch.
+
+    Raises:
+        ValueError: the network cannot be built so, as for a mixer that knows no such images.
     """
-    built = ConfigParser({"network": network}).get_parsed_content("network")
-    found = estimate(built, batch, channels, size)
+    try:
+        built = ConfigParser({"network": network}).get_parsed_content("network")
+        found = estimate(built, batch, channels, size)
+    except RuntimeError as error:  # MONAI's, around the network's own
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ValueError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise ValueError(f"the network cannot be built: {cause}") from error
     return PROGRAM + MARGIN * found.memory, found.flops + found.attention

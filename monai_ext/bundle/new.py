@@ -161,19 +161,26 @@ def bundle_name(name: str, task: str) -> tuple[str, str]:
 
 def find_cases(task: str, source: Source) -> Pairs:
     """The cases of the data, before any file is opened."""
+    slices = source.dims == 2  # then a DICOM file is a picture
     images = folder_of_images(source.images, "images") if source.images is not None else None
     if source.datalist is not None:
         pairs = cases_of_datalist(Path(source.datalist).expanduser(), images)
         places = [Path(source.datalist).expanduser().resolve().parent]
+        strange = [
+            case for case in pairs.cases if case.label and isinstance(case.label, str) != (task == "classification")
+        ]
+        if strange:
+            wanted = "a class" if task == "classification" else "a file that is there"
+            raise ValueError(f"{source.datalist}: the label of {strange[0].name} is {strange[0].label}, not {wanted}.")
     else:
         assert images is not None
         places = [images, images.parent]
         if task == "classification":
             table = Path(source.labels_csv).expanduser() if source.labels_csv is not None else None
-            pairs = cases_of_folders(images) if table is None else cases_of_table(images, table)
+            pairs = cases_of_folders(images, slices) if table is None else cases_of_table(images, table, slices)
         else:
             labels = folder_of_images(source.labels, "labels") if source.labels is not None else None
-            pairs = pair_files(images, labels, source.label_suffix, must=task == "segmentation")
+            pairs = pair_files(images, labels, source.label_suffix, task == "segmentation", slices)
     pairs.class_names = names_from_description(places) if task == "segmentation" else {}
     return pairs
 

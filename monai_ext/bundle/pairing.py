@@ -61,8 +61,13 @@ class Pairs:
     class_names: dict[int, str] = field(default_factory=dict)
 
 
-def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Every image file below a folder, a DICOM series as its folder, and the kinds of files passed over."""
+def images_below(folder: Path, slices: bool = False) -> tuple[list[Path], Counter[str]]:
+    """Every image file below a folder, a DICOM series as its folder, and the kinds of files passed over.
+
+    Args:
+        folder: where to look.
+        slices: a DICOM file is an image of its own, and no part of a series.
+    """
     found: list[Path] = []
     other: Counter[str] = Counter()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -71,7 +76,9 @@ def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
         images = [path for path in paths if is_nifti(path) or is_picture(path)]
         rest = [path for path in paths if path not in set(images) and path.suffix.lower() not in _PASSED_OVER]
         dicom = [path for path in rest if is_dicom(path)]
-        if dicom and not images:
+        if slices:
+            found += sorted([*images, *dicom])
+        elif dicom and not any(map(is_nifti, images)):  # a series often has a screenshot beside it
             found.append(Path(place))
         else:
             found += images
@@ -87,7 +94,7 @@ def folder_of_images(folder: str | Path, option: str) -> Path:
     return path.resolve()
 
 
-def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must: bool) -> Pairs:
+def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must: bool, slices: bool = False) -> Pairs:
     """Cases from a folder of images and one of labels, or from one folder that holds both.
 
     Args:
@@ -95,6 +102,7 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
         labels: the folder of labels; None to look for them in `images`.
         label_suffix: what the labels' names have behind the images', where several kinds of labels lie there.
         must: whether images without any label are an error.
+        slices: as in `images_below`.
 
     Raises:
         FileNotFoundError: no image.
@@ -103,12 +111,12 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
     if labels is None:
         pair = _folder_pair(images)
         if pair is not None and label_suffix is None:
-            return pair_files(*pair, None, must)
-    found, other = images_below(images)
+            return pair_files(*pair, None, must, slices)
+    found, other = images_below(images, slices)
     findings = _others(other)
     if labels is not None:
         found = [path for path in found if not path.is_relative_to(labels) or labels == images]
-        masks, unknown = images_below(labels)
+        masks, unknown = images_below(labels, slices)
         findings += _others(unknown)
     if not found:
         raise FileNotFoundError(
@@ -293,7 +301,7 @@ def _key(path: Path, root: Path) -> str:
 
 def _word_at_end(key: str, words: Sequence[str]) -> str:
     """The separator and the word that a name ends in; empty if none."""
-    match = re.search(rf"(?:^|[-_. ])(?:{'|'.join(words)})$", key, flags=re.IGNORECASE)
+    match = re.search(rf"(?:^|[-_. /])(?:{'|'.join(words)})$", key, flags=re.IGNORECASE)
     return match.group(0) if match else ""
 
 

@@ -27,13 +27,13 @@ SPLIT_NAMES = {
 }
 
 
-def cases_of_folders(images: Path) -> Pairs:
+def cases_of_folders(images: Path, slices: bool = False) -> Pairs:
     """The class of an image is the first folder below `images`, or the second where the first is train, val or test.
 
     Raises:
         ValueError: images outside of such folders, or a single class.
     """
-    found, other = images_below(images)
+    found, other = images_below(images, slices)
     findings = [
         Finding(f"*{kind}", "passed over", f"{number} files ({kind}) are of a kind that is not read", warning=True)
         for kind, number in sorted(other.items())
@@ -57,7 +57,7 @@ def cases_of_folders(images: Path) -> Pairs:
     return Pairs(cases, "the folder of an image is its class", findings)
 
 
-def cases_of_table(images: Path, table: Path) -> Pairs:
+def cases_of_table(images: Path, table: Path, slices: bool = False) -> Pairs:
     """Classes from a CSV file: a column with the image's name, or path, and one with the class; perhaps a patient.
 
     Raises:
@@ -65,7 +65,7 @@ def cases_of_table(images: Path, table: Path) -> Pairs:
         ValueError: columns that cannot be told apart, or names that no image has.
     """
     columns, rows = _rows(table)
-    found, _ = images_below(images)
+    found, _ = images_below(images, slices)
     if not found:
         raise FileNotFoundError(f"no image in {images}; give --images the folder that holds them.")
     places: dict[str, list[Path]] = {}
@@ -154,7 +154,8 @@ def cases_of_datalist(path: Path, images: Path | None) -> Pairs:
         )
     names = names_of([str(case.images[0]) for case in cases])
     cases = [Case(names[str(c.images[0])], c.images, c.label, c.group, c.split) for c in cases]
-    twice = [name for name, times in Counter(case.images for case in cases).items() if times > 1]
+    twice = [files for files, times in Counter(case.images for case in cases).items() if times > 1]
+    cases = list({case.images: case for case in reversed(cases)}.values())
     findings = [
         Finding(one[0].name, "duplicate name", f"{one[0]} stands twice in {path.name}; keep one") for one in twice
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ import pytest
 import torch
 from monai.utils import set_determinism
 
+from monai_ext.__main__ import GROUPS
+from monai_ext.bundle import choose
 from monai_ext.bundle.choose import LADDERS
 from monai_ext.bundle.new import Source, new_bundle
+from monai_ext.cli import main
 from monai_ext.data.volume_files import read_volume
 from tests.bundle import own_data
 from tests.bundles import test_contract as contract
@@ -52,6 +56,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(choose, "training_memory", lambda *_: (1e9, 1e9))  # takes a second; tested with its module
     for task, dims in LADDERS:
         monkeypatch.setitem(LADDERS, (task, dims), [TINY[task]])  # type: ignore[arg-type]
     path = list(sys.path)
@@ -95,9 +100,9 @@ def test_it_trains_and_keeps_the_contract(name: str, tmp_path: Path) -> None:
 def keeps_the_contract(bundle: Path, data: Path, tmp_path: Path) -> None:
     """The tests that shipped bundles pass, but for the export to ONNX, which takes long."""
     choices: dict[str, Any] = {"file": contract.FILES, "kind": tuple(contract.WORKFLOWS)}
-    given = {"phantom_of": lambda _: data.parent, "tmp_path": tmp_path}
-    root = json.loads((bundle / "data" / "datalist.json").read_text())["folder"]
-    given["phantom_of"] = lambda _: Path(root)
+    root = Path(json.loads((bundle / "data" / "datalist.json").read_text())["folder"])
+    assert root.is_relative_to(data)
+    given = {"phantom_of": lambda _: root, "tmp_path": tmp_path}
     done = 0
     for name, test in inspect.getmembers(contract, inspect.isfunction):
         if not name.startswith("test_") or name == "test_export_to_onnx":
@@ -113,10 +118,13 @@ def keeps_the_contract(bundle: Path, data: Path, tmp_path: Path) -> None:
 
 def test_the_same_data_seed_and_options_make_the_same_bundle(tmp_path: Path) -> None:
     data = own_data.volumes(tmp_path / "data")
-    roots = [make("segmentation", Source(str(data)), tmp_path / "out", overwrite=True, seed=seed).root for seed in (3,)]
-    files = {path: path.read_bytes() for path in roots[0].rglob("*") if path.is_file()}
-    make("segmentation", Source(str(data)), tmp_path / "out", overwrite=True, seed=3)
-    assert {path: path.read_bytes() for path in roots[0].rglob("*") if path.is_file()} == files
+    root = make("segmentation", Source(str(data)), tmp_path / "out", seed=3).root
+    files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    shutil.rmtree(root)
+    make("segmentation", Source(str(data)), tmp_path / "out", seed=3)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == files
+    make("segmentation", Source(str(data)), tmp_path / "out", seed=4, overwrite=True)
+    assert (root / "data" / "datalist.json").read_bytes() != files[root / "data" / "datalist.json"]
 
 
 def test_a_bundle_that_is_there_is_kept(tmp_path: Path) -> None:
@@ -127,6 +135,19 @@ def test_a_bundle_that_is_there_is_kept(tmp_path: Path) -> None:
         make("segmentation", Source(str(data)), tmp_path)
     make("segmentation", Source(str(data)), tmp_path, overwrite=True)
     assert (root / "models" / "model.pt").read_bytes() == b"weights"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = own_data.classes(tmp_path / "data", 3)
+    rows = "".join(f"{name}/{number}.png,{name}\n" for name in ("bright", "dark") for number in range(3))
+    (tmp_path / "t.csv").write_text("image,label\n" + rows)
+    words = ["bundle", "new", "2024", "--task", "classification", "--images", str(data), "--out", str(tmp_path / "out")]
+    words += ["--labels-csv", str(tmp_path / "t.csv"), "--memory", "8GB", "--device", "cpu"]
+    assert main(GROUPS, words) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert (tmp_path / "out" / "2024_classification" / "configs" / "train.json").is_file()
+    assert main(GROUPS, words) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
 def test_one_case_trains(tmp_path: Path) -> None:
