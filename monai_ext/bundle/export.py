@@ -241,7 +241,8 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _plain_readme(metadata: Mapping[str, Any]) -> str:
-    return f"# {metadata.get('name', metadata.get('task', ''))}\n\n## Model overview\n\n{metadata.get('description', '')}\n"
+    title = metadata.get("name", metadata.get("task", ""))
+    return f"# {title}\n\n## Model overview\n\n{metadata.get('description', '')}\n"
 
 
 def _identifier(name: str) -> str:
