@@ -92,7 +92,7 @@ def test_inference_is_that_of_the_original(
 def test_training_resuming_and_evaluation(
     exported: Callable[[Path], Path], phantom_of: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    """Two epochs, a third one after resuming, and the evaluation of what was trained."""
+    """Two steps, two more after resuming, and the evaluation of what was trained."""
     jobs = []
     for name, tiny in TINY_TRAINING.items():
         bundle = ROOT / "bundles" / name
@@ -101,8 +101,8 @@ def test_training_resuming_and_evaluation(
         size = {key: value for key, value in tiny.items() if key in ("device", "patch_size", "window")}
         size |= {key: value for key, value in tiny.items() if key.startswith("network_def#")}
         for files, kind, options in (
-            (["train.json"], "train", {**tiny, **paths}),
-            (["train.json"], "train", {**tiny, **paths, "max_epochs": 3, "resume": True}),
+            (["train.json"], "train", {**tiny, **paths, "max_epochs": 1}),
+            (["train.json"], "train", {**tiny, **paths, "max_epochs": 2, "resume": True}),
             (["train.json", "evaluate.json"], "eval", {**size, **paths, "num_workers": 0}),
         ):
             job = {"bundle": str(exported(bundle)), "files": files, "kind": kind, "overrides": options}
