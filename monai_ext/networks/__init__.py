@@ -1,6 +1,7 @@
 """Networks: assembled from blocks, any mixer inside."""
 
 from monai_ext.networks.residual import ResidualNetwork
+from monai_ext.networks.shape_swin import ShapeSwin
 from monai_ext.networks.swin import MixerSwin
 from monai_ext.networks.swin_unetr import MixerSwinUNETR
 from monai_ext.networks.unetr import MixerUNETR
@@ -15,4 +16,5 @@ __all__ = [
     "MixerViT",
     "MixerViTUPerNet",
     "ResidualNetwork",
+    "ShapeSwin",
 ]

@@ -13,7 +13,15 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 
 from monai_ext.mixers import MIXERS
-from monai_ext.networks import MixerSwin, MixerSwinUNETR, MixerSwinUPerNet, MixerUNETR, MixerViT, MixerViTUPerNet
+from monai_ext.networks import (
+    MixerSwin,
+    MixerSwinUNETR,
+    MixerSwinUPerNet,
+    MixerUNETR,
+    MixerViT,
+    MixerViTUPerNet,
+    ShapeSwin,
+)
 
 VIT = {"in_channels": 2, "img_size": 16, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
 UNETR = {**VIT, "out_channels": 3, "feature_size": 4}
@@ -29,6 +37,7 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "swin": (MixerSwin, {**SWIN, "patch_norm": True}),
     "swin_class": (MixerSwin, {**SWIN, "classification": True, "num_classes": 3}),
     "swin_conv_class": (MixerSwin, {**SWIN, "classification": True, "num_classes": 3, "stem": "conv", "patch_size": 4}),
+    "shape_swin_class": (ShapeSwin, {**SWIN, "num_classes": 3, "measures": {"descriptors": {"runs": 3}}}),
     "swin_unetr_v1": (MixerSwinUNETR, {**SWIN, "out_channels": 3}),
     "swin_unetr_v2": (MixerSwinUNETR, {**SWIN, "out_channels": 3, "use_v2": True, "downsample": "mergingv2"}),
     "vit_upernet": (MixerViTUPerNet, {**VIT, **UPER, "patch_size": 4, "num_layers": 4}),
@@ -40,6 +49,7 @@ DROPOUT = {
     MixerViT: {"dropout_rate": 0.3},
     MixerUNETR: {"dropout_rate": 0.3},
     MixerSwin: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3},
+    ShapeSwin: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3},
     MixerSwinUNETR: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3},
     MixerViTUPerNet: {"dropout_rate": 0.3, "head_dropout_rate": 0.3},
     MixerSwinUPerNet: {"drop_rate": 0.3, "attn_drop_rate": 0.3, "dropout_path_rate": 0.3, "head_dropout_rate": 0.3},
