@@ -32,8 +32,8 @@ FOLDER_PAIRS = (
     ("image", "mask"),
     ("imgs", "masks"),
     ("img", "mask"),
-    ("noisy", "clean"),
 )
+NOISY_AND_CLEAN = (("noisy", "clean"), ("low", "high"), ("input", "target"), ("noisy_images", "clean_images"))
 _PASSED_OVER = (".json", ".csv", ".txt", ".md", ".xlsx", ".xml", ".pdf", ".yaml", ".yml", ".ini", ".db", ".log")
 
 
@@ -101,7 +101,7 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
         images: the folder of images.
         labels: the folder of labels; None to look for them in `images`.
         label_suffix: what the labels' names have behind the images', where several kinds of labels lie there.
-        must: whether images without any label are an error.
+        must: whether it is label maps that are looked for, and images without any are an error; else clean images.
         slices: as in `images_below`.
 
     Raises:
@@ -109,7 +109,7 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
         ValueError: no label belongs to any image.
     """
     if labels is None:
-        pair = _folder_pair(images)
+        pair = _folder_pair(images, FOLDER_PAIRS if must else NOISY_AND_CLEAN)
         if pair is not None and label_suffix is None:
             return pair_files(*pair, None, must, slices)
     found, other = images_below(images, slices)
@@ -160,11 +160,11 @@ def _others(kinds: Counter[str]) -> list[Finding]:
     ]
 
 
-def _folder_pair(folder: Path) -> tuple[Path, Path] | None:
+def _folder_pair(folder: Path, usual: Sequence[tuple[str, str]]) -> tuple[Path, Path] | None:
     """A folder of images and one of labels inside, or beside a folder of images."""
     for place in (folder, folder.parent):
         below = {entry.name.lower(): entry for entry in sorted(place.iterdir()) if entry.is_dir()}
-        for first, second in FOLDER_PAIRS:
+        for first, second in usual:
             if first in below and second in below and (place == folder or below[first] == folder):
                 return below[first], below[second]
     return None

@@ -86,6 +86,7 @@ def test_it_trains_and_keeps_the_contract(name: str, tmp_path: Path) -> None:
     bundle = made.root
     assert bundle is not None, made.report
     assert bundle.name == f"mine_{kind.task}" and "wrote" in made.report
+    assert ("at_levels" in (bundle / "configs" / "train.json").read_text()) == (name == "clean volumes")
     train(bundle)
     train(bundle, resume=True, max_epochs=2)
     keeps_the_contract(bundle, data, tmp_path)

@@ -53,7 +53,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_ways(way: str, tmp_path: Path) -> None:
     names, expected = WAYS[way]
-    pairs = pair_files(files(tmp_path, *names), None, None, must=True)
+    pairs = pair_files(files(tmp_path, *names), None, None, must="noisy" not in names[0])
     assert found(pairs) == expected
     assert all(case.label is not None for case in pairs.cases)
     assert not pairs.findings
@@ -89,6 +89,12 @@ def test_what_does_not_pair_is_named(tmp_path: Path) -> None:
     messages = " ".join(finding.message for finding in pairs.findings)
     assert "c.png has no image" in messages and ".xyz" in messages
     assert all(finding.warning for finding in pairs.findings)
+
+
+def test_label_maps_are_no_clean_images(tmp_path: Path) -> None:
+    files(tmp_path, "imagesTr/a.nii", "labelsTr/a.nii")
+    pairs = pair_files(tmp_path / "imagesTr", None, None, must=False)
+    assert [case.label for case in pairs.cases] == [None]
 
 
 def test_two_images_of_one_name(tmp_path: Path) -> None:
