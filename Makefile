@@ -3,9 +3,11 @@
 #   make test PYTHON=python3.12                                     another Python (3.10 or newer) for a new environment
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   PyTorch without CUDA
 #   make test PYTEST_ARGS="tests/mixers -k seqnorm"                 some of the tests
+#   make test-label PYTEST_ARGS="-k retina"                      bundles in MONAI Label, in an environment of its own
 
 PYTHON      ?= python3
 VENV        ?= .venv
+VENV_LABEL  ?= .venv-label
 PIP_ARGS    ?=
 PYTEST_ARGS ?=
 WORKERS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -26,10 +28,10 @@ SCAN  := $(DEMO)/data/Task04_Hippocampus/imagesTr/hippocampus_018.nii.gz
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv install demo test lint format clean
+.PHONY: help venv install install-label demo test test-label lint format clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 15
 
 venv: $(VENV)/.python  ## the empty virtual environment
 
@@ -48,6 +50,12 @@ demo: $(VENV)/.installed  ## phantom data, training, inference, evaluation, pict
 test: $(VENV)/.installed-dev lint  ## ruff and the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
 
+install-label:  ## an environment .venv-label with MONAI Label, this package (editable) and what its tests need
+	@$(MAKE) --no-print-directory VENV=$(VENV_LABEL) $(VENV_LABEL)/.installed-label
+
+test-label: install-label  ## every bundle in a MONAI Label server: its tests are skipped by `make test`
+	OMP_NUM_THREADS=1 $(VENV_LABEL)/bin/python -m pytest tests/label $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed-dev  ## ruff: rules and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -57,7 +65,7 @@ format: $(VENV)/.installed-dev  ## let ruff repair and format the code
 	$(PY) -m ruff format .
 
 clean:  ## remove the environment, the demo's output and what builds and tests leave behind
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV_LABEL) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find monai_ext tests bundles -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is made, and the package installed, once; again when a file named here changes.
@@ -70,6 +78,11 @@ $(VENV)/.installed: $(VENV)/.python $(SETTINGS)
 $(VENV)/.installed-dev: $(VENV)/.python $(SETTINGS)
 	$(PY) -m pip install $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-label: $(VENV)/.python $(SETTINGS) constraints-label.txt requirements-label.txt
+	$(PY) -m pip install $(PIP_ARGS) -c constraints-label.txt -e ".[label]" hypothesis pytest
+	$(PY) -m pip install $(PIP_ARGS) -c constraints-label.txt --no-deps -r requirements-label.txt
+	@touch $@
 
 $(VENV)/.python:
 	@command -v "$(PYTHON)" >/dev/null || { \

@@ -6,11 +6,13 @@ import sys
 
 from monai_ext.cli import main
 
-# group -> the module that holds its COMMANDS
+# group -> the module that holds its COMMANDS, or its one COMMAND
 GROUPS = {
     "data": "monai_ext.data.commands",
     "bench": "monai_ext.bench.commands",
     "study": "monai_ext.study.commands",
+    "bundle": "monai_ext.bundle.commands",
+    "label": "monai_ext.label.commands",
 }
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def main(groups: Mapping[str, str], arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code: its own, 1 after an error, 2 after a misuse, 130 after Ctrl-C.
 
     Args:
-        groups: group to the module that holds its `COMMANDS`, imported only when it is asked for.
+        groups: group to the module that holds its `COMMANDS`, or its one `COMMAND` where the group is a command itself;
+            imported only when it is asked for.
         arguments: those after the program's name.
     """
     try:
@@ -68,18 +69,25 @@ def _run(groups: Mapping[str, str], arguments: list[str]) -> int:
     group, *rest = arguments
     if group not in groups:
         raise UsageError(f"Unknown command {group!r}: known are {', '.join(groups)}; see `{PROGRAM} --help`.")
-    commands: Mapping[str, Command] = importlib.import_module(groups[group]).COMMANDS
+    module = importlib.import_module(groups[group])
     program = f"{PROGRAM} {group}"
+    if hasattr(module, "COMMAND"):
+        return _call(module.COMMAND, program, rest)
+    commands: Mapping[str, Command] = module.COMMANDS
     if not rest or rest[0] in ("-h", "--help"):
         print(_overview(f"{program} COMMAND ...", {name: command.__doc__ or "" for name, command in commands.items()}))
         return 0
     name, *rest = rest
     if name not in commands:
         raise UsageError(f"Unknown command {f'{group} {name}'!r}: known are {', '.join(commands)}.")
-    if "-h" in rest or "--help" in rest:
-        print(_help(f"{program} {name}", commands[name]))
+    return _call(commands[name], f"{program} {name}", rest)
+
+
+def _call(command: Command, program: str, arguments: list[str]) -> int:
+    if "-h" in arguments or "--help" in arguments:
+        print(_help(program, command))
         return 0
-    return int(_understood(commands[name], f"{program} {name}", rest)() or 0)
+    return int(_understood(command, program, arguments)() or 0)
 
 
 def _overview(usage: str, rows: Mapping[str, str]) -> str:

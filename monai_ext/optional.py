@@ -11,6 +11,9 @@ __all__ = ["load"]
 EXTRAS = {
     "h5py": ("h5py", "hdf5"),
     "mlflow": ("mlflow", "tracking"),
+    "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "onnxscript": ("onnxscript", "onnx"),
     "optuna": ("optuna", "study"),
     "skimage": ("scikit-image", "metrics"),
     "sklearn": ("scikit-learn", "metrics"),
@@ -28,6 +31,6 @@ def load(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         name, extra = EXTRAS[module.split(".")[0]]
         raise ImportError(
-            f"{name} is not installed ({error}), which {module} needs; install it with "
-            f'pip install -c constraints.txt -e ".[{extra}]".'
+            f"{name} is not installed ({error}), which {module} needs; install it with pip install {name}, "
+            f'in a checkout with pip install -c constraints.txt -e ".[{extra}]".'
         ) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from monai.data.folder_layout import default_name_formatter
 
@@ -49,6 +51,42 @@ def images_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | Non
         f"no image in {root}; give dataset_dir a NIfTI file (.nii, .nii.gz) or a picture (.png, .jpg, .bmp, .tif), "
         "a folder of them, or a folder with a DICOM series."
     )
+
+
+class ImagesIn(Sequence[str]):
+    """What ``images_in`` finds, looked for when it is first asked.
+
+    A program that takes only some parts of a bundle, such as a server's, needs no folder of images then.
+
+    Args:
+        path: as in ``images_in``, like the others.
+        spatial_dims: likewise.
+        dataset: likewise.
+
+    Raises:
+        FileNotFoundError: when asked, as ``images_in``.
+    """
+
+    def __init__(self, path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> None:
+        self.path = path
+        self.spatial_dims = spatial_dims
+        self.dataset = dataset
+
+    @cached_property
+    def _found(self) -> list[str]:
+        return images_in(self.path, self.spatial_dims, self.dataset)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._found[index]
 
 
 def items_in(path: str | Path, spatial_dims: int = 3, dataset: str | Path | None = None) -> list[dict[str, Any]]:

@@ -56,8 +56,8 @@ class SaveLikeInputd(SaveImaged):
         content: what it is: a label map (one channel of whole numbers), an image, or probabilities.
         output_postfix: goes to the end of the names; may be empty.
         source: key of the image whose file is imitated; its meta data, else those of the prediction, name the file.
-        inputs: all paths that inference will see. Files that share a name without suffix then get longer names,
-            whatever the order; without, the first one gets the short name.
+        inputs: all paths that inference will see, asked for when the first prediction is saved. Files that share a
+            name without suffix then get longer names, whatever the order; without, the first one gets the short name.
         values: pixel value of each class where labels are saved as a picture, such as ``(0, 255)`` to see them;
             the class itself if None. Volumes always hold classes.
         value_range: what of an image becomes black and white in 8 and 16 bits; None where the values are the file's
@@ -97,7 +97,8 @@ class SaveLikeInputd(SaveImaged):
         self.values = None if values is None else np.asarray(values)
         self.value_range = value_range
         self.print_log = print_log
-        self._names = distinct_names([Path(path).expanduser() for path in inputs])
+        self.inputs = inputs
+        self._names: dict[Path, str] | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -194,6 +195,8 @@ class SaveLikeInputd(SaveImaged):
         return np.clip(np.round(array.astype(float)), limits.min, limits.max).astype(dtype)
 
     def _name(self, path: Path) -> str:
+        if self._names is None:
+            self._names = distinct_names([Path(entry).expanduser() for entry in self.inputs])
         if path not in self._names:
             self._names[path] = _free_name(path, self._names)
         return self._names[path]

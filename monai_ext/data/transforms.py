@@ -95,7 +95,7 @@ class LoadVolumed(LoadImaged):
                 chosen = self.picture_readers[key in self.label_keys]
             names = ", ".join(map(str, paths))
             try:
-                d[key] = self._loader(d[key], chosen)
+                loaded = self._loader(d[key], chosen)
             except (MemoryError, PermissionError, PictureError):
                 raise
             except (ValueError, FileNotFoundError) as error:
@@ -104,6 +104,10 @@ class LoadVolumed(LoadImaged):
                 raise ValueError(_unreadable(key, names, error)) from error
             except Exception as error:
                 raise ValueError(_unreadable(key, names, error)) from error
+            if self._loader.image_only:
+                d[key] = loaded
+            else:  # so MONAI Label sets the loader of every LoadImaged
+                d[key], d[f"{key}_{self.meta_key_postfix[0]}"] = loaded
             if self.spatial_dims == 2 and d[key].ndim == 4 and d[key].shape[-1] == 1:
                 d[key] = d[key][..., 0]
         return d
@@ -306,7 +310,9 @@ def check_datalist(
         FileNotFoundError: names the first missing file and how many are missing.
     """
     if not items:
-        raise ValueError("the data list is empty; check dataset_dir and the split.")
+        raise ValueError(
+            "the data list is empty; check dataset_dir and the split, in MONAI Label submit a label first."
+        )
     missing, total = [], 0
     for number, item in enumerate(items):
         for key in ensure_tuple(keys):

@@ -1,4 +1,4 @@
-"""The best weights so far, as a plain state dict that is always whole."""
+"""The weights that a training leaves, as a plain state dict that is always whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from monai_ext.files import remove_leftovers
 from monai_ext.handlers.checkpoints import bare_network, save_checkpoint
 
-__all__ = ["BestModelSaver"]
+__all__ = ["BestModelSaver", "LastModelSaver"]
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,43 @@ class BestModelSaver:
             state.best_metric, state.best_metric_epoch = -1, -1
             _logger.warning("%s of epoch %d is no number; no weights saved.", state.key_metric_name, state.epoch)
             return
-        if idist.get_rank() == 0:
-            network = self.ema.ema_model if self.ema is not None else self.network
-            save_checkpoint(bare_network(network).state_dict(), self.path)
+        _save(self.network, self.ema, self.path)
         _logger.info("best %s so far, %.4f: saved %s.", state.key_metric_name, state.best_metric, self.path)
+
+
+class LastModelSaver:
+    """Write the network's state dict at the end of a training in which no validation could choose one.
+
+    ``BestModelSaver`` writes nothing where there is no case to validate on, where the training has fewer epochs than
+    the interval of the validation, or where the metric never was a number. This handler, in the trainer's list, sees
+    to it that the training leaves its last weights even so.
+
+    Args:
+        path: as in ``BestModelSaver``, like the others.
+        network: likewise.
+        evaluator: the engine that validates; its ``state.best_metric_epoch`` says whether a best model was found.
+        ema: likewise.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, network: nn.Module, evaluator: Engine, ema: EMAHandler | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.evaluator = evaluator
+        self.ema = ema
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.evaluator.state.best_metric_epoch > 0 or engine.state.iteration == 0:
+            return
+        _save(self.network, self.ema, self.path)
+        _logger.info("no validation chose a model: saved that of epoch %d in %s.", engine.state.epoch, self.path)
+
+
+def _save(network: nn.Module, ema: EMAHandler | None, path: Path) -> None:
+    if idist.get_rank() == 0:
+        chosen = ema.ema_model if ema is not None else network
+        save_checkpoint(bare_network(chosen).state_dict(), path)

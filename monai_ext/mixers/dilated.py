@@ -25,7 +25,8 @@ class DilatedMixer(Mixer):
     and the default ones differ by their dilation alone: they all choose from the same tokens. For windows give segments
     and dilations of their own, such as ``segments=(16, 64), dilations=(1, 2)`` for windows of 64 tokens.
 
-    Left out of the authors' layer: its rotary positions and the norm before its output projection.
+    Left out of the authors' layer: its rotary positions, the norm before its output projection, and the zeros it
+    appends where a segment does not divide the tokens, which there take part as keys.
 
     Args:
         dim: channels of a token.

@@ -12,10 +12,11 @@ import torch
 import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
+from monai_ext.mixers.published_filter import PublishedFilter
 from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
 from monai_ext.ops.implicit_convolution import ImplicitKernel
 
-FILTERS = ("joint", "product")
+FILTERS = ("joint", "product", "published", "published_product")
 DIRECTIONS = ("two_sided", "causal", "alternate", "four")
 # tokens after which the envelope has fallen to 1 %, from the first channel to the last
 NEAR, FAR = 4.0, 64.0
@@ -93,10 +94,12 @@ class HyenaNDMixer(Mixer):
     ``q * (kernel (*) (k * v) + skip * k * v)`` and an output projection, with the kernel from an ``ImplicitFilter``.
     O(C N log N) time. The number of heads plays no part: every channel has a kernel of its own.
 
-    The implicit filter is ours and not the authors': offsets in tokens on a logarithmic scale instead of features of a
-    fraction of one grid, so that the same weights serve any grid, odd or even, whole or window; learnt decays; a gain
-    of its own on the true convolution instead of the reference's 1/(2L). Weights of the authors' filters therefore do
-    not map onto it; those of the projections, the short convolution and the skip do.
+    By default the implicit filter is ours and not the authors': offsets in tokens on a logarithmic scale instead of
+    features of a fraction of one grid, so that the same weights serve any grid, odd or even, whole or window; learnt
+    decays; a gain of its own on the true convolution instead of the reference's 1/(2L). Weights of the authors' filters
+    do not map onto it; those of the projections, the short convolution and the skip do. With ``filter="published"``
+    and ``"published_product"`` the filter is the authors' (``PublishedFilter``; their ``hyena2d_filter=True`` and
+    False, with their standard window) for axes of up to ``max_length`` tokens, and all of their weights find a place.
 
     Departures from the paper besides: by default one kernel over offsets of either sign instead of flipped causal
     ones. When not bidirectional, the short convolution looks back only, too, and the mixer is causal
@@ -104,12 +107,16 @@ class HyenaNDMixer(Mixer):
 
     The paper's ways to read an image are the other ``directions``: quadrants, whose kernel lies ahead of a token along
     every axis, from one corner of the image (``"causal"``, ``"alternate"``) or from all of them (``"four"``), which is
-    one convolution here instead of four. Left out are the modes ``4dirp`` (the corners mixed by a map over all
-    channels) and ``parallel`` (four times the channels behind the short convolution) of the authors' code.
+    one convolution here instead of four. Their weights ``mix`` lie in the order of no flip, last axis, first axis,
+    both; in the authors' ``linear_mix`` that of both flips comes second. Their mode ``standard`` is what even layers
+    of ``"alternate"`` do; ``seq`` flips the first convolution of every layer, which at their order of two is the only
+    one, as odd layers do. Left out are the modes ``4dirp`` (the corners mixed by a map over all channels) and
+    ``parallel`` (four times the channels behind the short convolution) of the authors' code.
 
-    Initialised so that the output is as large as the input: independent unit-normal tokens give a standard deviation
-    of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line of tokens), a constant
-    image one of 0.4 to 4. A network that re-initialises linear layers should leave those in here alone.
+    Initialised so that the output is as large as the input, but for published filters: independent unit-normal tokens
+    give a standard deviation of 0.7 to 1.2 for N from 64 to 16 384 in 2D and 3D (measured at width 48; 0.5 on a line
+    of tokens), a constant image one of 0.4 to 4. A network that re-initialises linear layers should leave those in
+    here alone.
 
     Args:
         dim: channels of a token.
@@ -118,6 +125,7 @@ class HyenaNDMixer(Mixer):
         qkv_bias: a bias in the projection to q, k and v.
         filter: ``"joint"``, one network over all coordinates, or ``"product"``, a kernel that is a product of one
             along each axis: fewer functions, but kernel and transforms of the size of the axes, not of the grid.
+            ``"published"`` and ``"published_product"`` are the authors' filters, whose offsets are of one sign.
         bidirectional: offsets of either sign; False is another word for ``directions="causal"``.
         directions: ``"two_sided"``, a kernel over offsets of either sign; ``"causal"``, a token sees those behind it
             along every axis; ``"alternate"``, the same (with a short convolution that looks both ways) in even layers,
@@ -125,14 +133,16 @@ class HyenaNDMixer(Mixer):
             image (eight in 3D), summed with learnt weights.
         filter_dim: width of the filter's network.
         filter_layers: its sine layers.
-        omega: frequency of the first of them, in radians per unit of log(1 + tokens).
+        omega: frequency of the first of them, in radians per unit of log(1 + tokens); not of a published filter.
         short_kernel: taps of the short convolution along each axis, odd.
         layer: number of the block, from 0, for ``"alternate"``; networks give it by themselves.
+        max_length: tokens of the longest axis, of which coordinates are a fraction in a published filter.
 
     Raises:
         ValueError: for an unknown filter or unknown directions, directions that contradict ``bidirectional``, an even
-            short kernel, or a filter's network without width, layers or frequency; in ``forward`` for a grid that is
-            not that of the tokens.
+            short kernel, a filter's network without width, layers or frequency, or a published filter with
+            directions for which it holds no offsets or without a ``max_length``; in ``forward`` for a grid that is not
+            that of the tokens, or longer than ``max_length``.
     """
 
     reads_grid = True
@@ -151,6 +161,7 @@ class HyenaNDMixer(Mixer):
         short_kernel: int = 3,
         directions: str = "two_sided",
         layer: int = 0,
+        max_length: int | None = None,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
         if filter not in FILTERS:
@@ -169,13 +180,22 @@ class HyenaNDMixer(Mixer):
         self.causal = self.directions == "causal"  # type: ignore[misc]
         self.local = self.directions == "alternate"  # type: ignore[misc]
         self.backwards = self.local and layer % 2 == 1
+        published = filter.startswith("published")
+        if published and self.directions == "two_sided":
+            raise ValueError(f"filter={filter!r} holds offsets of one sign: choose other directions than 'two_sided'.")
+        if published and max_length is None:
+            raise ValueError(f"filter={filter!r} needs a max_length: the tokens of the longest axis.")
         self.short_kernel = short_kernel
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.short = conv(3 * dim, 3 * dim, short_kernel, groups=3 * dim)
         # the axes of a product share the gain: each has that of a filter in one dimension
-        kinds = [spatial_dims] if filter == "joint" else [1] * spatial_dims
+        kinds = {"joint": [spatial_dims], "product": [1] * spatial_dims}.get(filter, [])
         self.filters = nn.ModuleList(ImplicitFilter(dim, d, filter_dim, filter_layers, omega) for d in kinds)
+        self.published = None
+        if published and max_length is not None:
+            product = filter == "published_product"
+            self.published = PublishedFilter(dim, spatial_dims, max_length, filter_dim, filter_layers, product)
         self.skip = nn.Parameter(torch.randn(dim))
         self.mix = nn.Linear(2**spatial_dims, 1) if self.directions == "four" else None
         self.proj = nn.Linear(dim, dim)
@@ -222,6 +242,8 @@ class HyenaNDMixer(Mixer):
 
     def _kernels(self, grid: tuple[int, ...], causal: bool) -> ImplicitKernel | list[torch.Tensor]:
         """The kernel unmade, or its factors, one an axis."""
+        if self.published is not None:
+            return self.published.kernels(grid)
         if len(self.filters) == 1:
             return self.filters[0].implicit(grid, causal)
         kernels = []

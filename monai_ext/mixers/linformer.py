@@ -22,6 +22,10 @@ class LinformerMixer(Mixer):
     one grid. They start as in the paper's code (Xavier's uniform distribution with a gain of 1/sqrt(2)), with which a
     projected key is as large as a key whatever N.
 
+    With ``qkv_bias`` the biases of keys and values are mixed along the tokens, too. The authors' code adds them behind
+    the mixture, where that of the keys changes no output and that of the values adds a constant to it: to load weights
+    from there, set both to zero here and add ``out_proj.weight @ v_proj.bias`` to the bias of ``proj``.
+
     Args:
         dim: channels of a token.
         num_heads: heads.

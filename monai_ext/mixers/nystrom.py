@@ -28,10 +28,13 @@ class NystromMixer(Mixer):
         segments: where M does not divide the tokens: ``"even"``, segments whose lengths differ by one, or ``"padded"``,
             zeros in front that take part, as in a published implementation.
         iterations: steps of the pseudo-inverse.
+        inverse_start: what the pseudo-inverse starts from: ``"own"``, the norms of each head and sample (an option of
+            the authors' code), or ``"batch"``, the largest of them (its default; samples then depend on the others
+            of their batch). Published weights want ``"batch"``.
 
     Raises:
-        ValueError: for no landmarks or steps, unknown segments or an even convolution; in ``forward`` for a grid that
-            is not that of the tokens.
+        ValueError: for no landmarks or steps, unknown segments or start, or an even convolution; in ``forward`` for a
+            grid that is not that of the tokens.
     """
 
     reads_grid = True
@@ -46,14 +49,16 @@ class NystromMixer(Mixer):
         conv_kernel: int = 33,
         segments: str = "even",
         iterations: int = 6,
+        inverse_start: str = "own",
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
-        check_nystrom(landmarks, segments, iterations)
+        check_nystrom(landmarks, segments, iterations, inverse_start)
         if conv_kernel < 0 or (conv_kernel and conv_kernel % 2 == 0):
             raise ValueError(f"conv_kernel must be an odd number of taps, or 0 for none, got {conv_kernel}.")
         self.landmarks = landmarks
         self.segments = segments
         self.iterations = iterations
+        self.inverse_start = inverse_start
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.conv = None
         if conv_kernel:
@@ -66,7 +71,7 @@ class NystromMixer(Mixer):
         self.refuse_bias(bias)
         self.check_grid(x, grid)
         q, k, v = self.split_heads(self.qkv(x))
-        out = nystrom_attention(q, k, v, self.landmarks, self.segments, self.iterations)
+        out = nystrom_attention(q, k, v, self.landmarks, self.segments, self.iterations, self.inverse_start)
         if self.conv is not None:
             # the map of a head is its tokens by its channels
             out = out + self.conv(v)

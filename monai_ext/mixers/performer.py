@@ -26,9 +26,11 @@ class PerformerMixer(Mixer):
         qkv_bias: a bias in the projection to queries, keys and values.
         num_features: random directions M; by default ``d ln d`` of a head's d channels.
         feature: ``"exp"``, or ``"relu"``, whose ``max(w x, 0)`` approximates no softmax.
+        eps: added to every feature; by default 1e-4 (``"relu"``: 1e-3) as in performer-pytorch. The authors' own
+            softmax attention has 1e-6, which draws long queries and keys less towards an average.
 
     Raises:
-        ValueError: for no features, or an unknown kind.
+        ValueError: for no features, an unknown kind, or an eps that is not above 0.
     """
 
     projection: torch.Tensor
@@ -41,9 +43,10 @@ class PerformerMixer(Mixer):
         qkv_bias: bool = False,
         num_features: int | None = None,
         feature: str = "exp",
+        eps: float | None = None,
     ) -> None:
         super().__init__(dim, num_heads, spatial_dims)
-        check_feature(feature)
+        self.eps = check_feature(feature, eps)
         if num_features is None:
             num_features = max(1, int(self.head_dim * math.log(self.head_dim)))
         if num_features < 1:
@@ -55,5 +58,5 @@ class PerformerMixer(Mixer):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, ...], bias: torch.Tensor | None = None) -> torch.Tensor:
         self.refuse_bias(bias)
-        x = performer_attention(*self.split_heads(self.qkv(x)), self.projection, self.feature)
+        x = performer_attention(*self.split_heads(self.qkv(x)), self.projection, self.feature, self.eps)
         return self.proj(self.merge_heads(x))

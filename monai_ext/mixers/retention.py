@@ -25,7 +25,8 @@ class RetentionMixer(Mixer):
     a network that generates images must be, but one that labels or restores them need not; ``bidirectional=False`` is
     the paper's. ``decay="manhattan"`` measures the distance over the grid instead of along the raster, where the
     token above is as far as the axis is long (``monai_ext.ops.manhattan_retention``): O(N C^2 / H) time as well, but
-    several times that of the raster.
+    several times that of the raster. The decay is that of RMT (Fan et al., 2024), whose published attention keeps a
+    softmax and rotary positions, which this has not.
 
     The default is bidirectional, not causal. Of the authors' code nothing is public but a description; the unofficial
     one (BrianPulfer/vision-retention-networks) projects each head from a slice of the input of its own, so that its

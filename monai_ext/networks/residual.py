@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from monai_ext.blocks.dropout import set_dropout
+
 
 class ResidualNetwork(nn.Module):
     """y = x + network(x).
@@ -15,14 +17,17 @@ class ResidualNetwork(nn.Module):
 
     Args:
         network: gives as many channels as it takes, on the same grid.
+        dropout: rate of the network's dropout layers, in place of its own; what MONAI Label sets to score by
+            uncertainty.
 
     Raises:
-        ValueError: for another number of channels than the input's; they would be broadcast.
+        ValueError: for another number of channels than the input's; they would be broadcast. For a dropout that is no
+            probability.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dropout: float | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network = network if dropout is None else set_dropout(network, dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.network(x)

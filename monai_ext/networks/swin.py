@@ -56,6 +56,8 @@ class MixerSwin(nn.Module):
         stem: ``"patch"``, the linear embedding of patches, or ``"conv"``, convolutions of stride 2 with residual blocks
             between them (:class:`monai_ext.blocks.conv_stem.ConvStem`): for few images and short trainings.
         hidden_states: whether a classifier gives them beside its logits; training engines want the logits alone.
+        dropout: another name of ``drop_rate``, which it replaces: what MONAI calls it elsewhere, and what MONAI Label
+            sets to score by uncertainty.
 
     Raises:
         ValueError: for an unknown mixer, option, part of a block or downsampling, lists of unequal length, a width
@@ -87,12 +89,14 @@ class MixerSwin(nn.Module):
         block: Mapping[str, Any] | None = None,
         stem: str = "patch",
         hidden_states: bool = True,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         if not hidden_states and not classification:
             raise ValueError("hidden_states=False leaves an encoder nothing to give: set classification.")
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        drop_rate = drop_rate if dropout is None else dropout
         rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "dropout_path_rate": dropout_path_rate}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:

@@ -48,6 +48,7 @@ class MixerSwinUNETR(nn.Module):
         downsample: see :class:`MixerSwin`.
         use_v2: begin each stage with a residual convolutional block.
         block: see :class:`MixerSwin`.
+        dropout: see :class:`MixerSwin`.
 
     Raises:
         ValueError: as :class:`MixerSwin`.
@@ -76,6 +77,7 @@ class MixerSwinUNETR(nn.Module):
         downsample: str = "merging",
         use_v2: bool = False,
         block: Mapping[str, Any] | None = None,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims, self.use_checkpoint = in_channels, spatial_dims, use_checkpoint
@@ -99,6 +101,7 @@ class MixerSwinUNETR(nn.Module):
             downsample,
             use_v2,
             block=block,
+            dropout=dropout,
         )
         stages = len(depths)
         common = {"spatial_dims": spatial_dims, "kernel_size": 3, "norm_name": norm_name, "res_block": True}

@@ -49,6 +49,7 @@ class MixerUNETR(nn.Module):
         use_checkpoint: recompute transformer blocks and decoder steps in the backward.
         num_registers: see :class:`MixerViT`.
         block: see :class:`MixerViT`.
+        dropout: see :class:`MixerViT`.
 
     Raises:
         ValueError: as :class:`MixerViT`, and for a patch size that is no power of two or too few layers.
@@ -77,6 +78,7 @@ class MixerUNETR(nn.Module):
         use_checkpoint: bool = False,
         num_registers: int = 0,
         block: Mapping[str, Any] | None = None,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         steps = patch_size.bit_length() - 1 if isinstance(patch_size, int) and patch_size > 1 else 0
@@ -104,6 +106,7 @@ class MixerUNETR(nn.Module):
             use_checkpoint=use_checkpoint,
             num_registers=num_registers,
             block=block,
+            dropout=dropout,
         )
         # the block whose tokens feed the decoder at 1/2, 1/4 … of the resolution: all different, and none the last
         self.taps = [

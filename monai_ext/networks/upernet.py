@@ -58,6 +58,7 @@ class MixerViTUPerNet(nn.Module):
         pool_sizes: bins along each axis of the head's pooled maps; (1, 2, 4, 6) in the study.
         head_dropout_rate: dropout of channels before the classifier.
         shared_smoothing: see :class:`UPerHead`; as in the study.
+        dropout: see :class:`MixerViT`.
 
     Raises:
         ValueError: as :class:`MixerViT` and :class:`UPerHead`, and for taps that are out of order or of range or leave
@@ -90,6 +91,7 @@ class MixerViTUPerNet(nn.Module):
         pool_sizes: Sequence[int] = POOL_SIZES,
         head_dropout_rate: float = 0.0,
         shared_smoothing: bool = False,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -112,6 +114,7 @@ class MixerViTUPerNet(nn.Module):
             use_checkpoint=use_checkpoint,
             num_registers=num_registers,
             block=block,
+            dropout=dropout,
         )
         if taps is None:  # as MixerUNETR with as many steps: the last one clipped, repeated where blocks are few
             taps = [
@@ -187,6 +190,7 @@ class MixerSwinUPerNet(nn.Module):
         pool_sizes: bins along each axis of the head's pooled maps; (1, 2, 4, 6) in the study.
         head_dropout_rate: dropout of channels before the classifier.
         shared_smoothing: see :class:`UPerHead`; as in the study.
+        dropout: see :class:`MixerSwin`.
 
     Raises:
         ValueError: as :class:`MixerSwin` and :class:`UPerHead`, and for taps that are out of order or of range or leave
@@ -221,6 +225,7 @@ class MixerSwinUPerNet(nn.Module):
         pool_sizes: Sequence[int] = POOL_SIZES,
         head_dropout_rate: float = 0.0,
         shared_smoothing: bool = False,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -244,6 +249,7 @@ class MixerSwinUPerNet(nn.Module):
             downsample,
             use_v2,
             block=block,
+            dropout=dropout,
         )
         stages = len(depths)
         self.taps = _checked_taps(range(1, stages + 1) if taps is None else taps, stages + 1, "map")

@@ -50,6 +50,8 @@ class MixerViT(nn.Module):
             et al., 2023); like a class token, not for mixers that read the grid.
         block: further parts of each block, see :class:`monai_ext.blocks.block_options.BlockOptions`.
         hidden_states: give them beside the output; False gives the output alone, as training engines want it.
+        dropout: another name of ``dropout_rate``, which it replaces: what MONAI calls it elsewhere, and what MONAI
+            Label sets to score by uncertainty.
 
     Raises:
         ValueError: for an unknown mixer, option or part of a block, a width that the heads do not divide, a bad
@@ -80,11 +82,13 @@ class MixerViT(nn.Module):
         num_registers: int = 0,
         block: Mapping[str, Any] | None = None,
         hidden_states: bool = True,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.hidden_states = hidden_states
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        dropout_rate = dropout_rate if dropout is None else dropout
         if not 0 <= dropout_rate <= 1:
             raise ValueError(f"dropout_rate must lie between 0 and 1, got {dropout_rate}.")
         if pool not in POOLING:

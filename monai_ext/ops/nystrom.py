@@ -13,6 +13,7 @@ from monai_ext.ops.shapes import check_qkv
 from monai_ext.ops.softmax import softmax_attention
 
 SEGMENTS = ("even", "padded")
+STARTS = ("own", "batch")
 
 
 def nystrom_attention_plain(
@@ -22,6 +23,7 @@ def nystrom_attention_plain(
     landmarks: int,
     segments: str = "even",
     iterations: int = 6,
+    inverse_start: str = "own",
 ) -> torch.Tensor:
     """The definition, with the (N, M) and (M, N) weights in memory, in the dtype of the inputs."""
     n = q.shape[2]
@@ -37,7 +39,7 @@ def nystrom_attention_plain(
     def weights(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a @ b.transpose(-2, -1) * a.shape[-1] ** -0.5).softmax(-1)
 
-    inverse = pseudo_inverse(weights(q_marks, k_marks), iterations)
+    inverse = pseudo_inverse(weights(q_marks, k_marks), iterations, inverse_start)
     return (weights(q, k_marks) @ inverse @ weights(q_marks, k) @ v)[:, :, -n:]
 
 
@@ -48,6 +50,7 @@ def nystrom_attention(
     landmarks: int,
     segments: str = "even",
     iterations: int = 6,
+    inverse_start: str = "own",
 ) -> torch.Tensor:
     """Nystroem attention: ``s(q k~^T) s(q~ k~^T)^+ s(q~ k^T) v`` with s the softmax of scores over sqrt(D).
 
@@ -58,8 +61,10 @@ def nystrom_attention(
     Departures from the paper and the published code: N tokens that M does not divide make segments whose lengths
     differ by one (the paper pads, and padding tokens take part as keys of score 0); with no more tokens than
     landmarks, where the product equals softmax attention, it is computed as such; the pseudo-inverse starts from the
-    norms of each head and sample, not from a maximum over the batch, whose entries would see each other. All of it is
-    in float32 at least, also under autocast: the inverse magnifies rounding.
+    norms of each head and sample (in one version of the authors' code an option), not from the largest ones of the
+    batch (the default there, and all that the published implementations know), for with these the entries of a batch
+    see each other. After six steps that is a difference of a percent or so where scores are large, and less where they
+    are small. All of it is in float32 at least, also under autocast: the inverse magnifies rounding.
 
     Args:
         q: queries (B, H, N, D).
@@ -67,18 +72,19 @@ def nystrom_attention(
         v: values (B, H, N, D).
         landmarks: number M of segments.
         segments: ``"even"``, or ``"padded"``: zeros in front up to a multiple of M, unmasked, as in a published
-            implementation, whose weights then give the same output.
+            implementation.
         iterations: steps of the pseudo-inverse.
+        inverse_start: ``"own"`` norms of each head and sample, or the largest of the ``"batch"``.
 
     Returns:
         (B, H, N, D) in the dtype of q
 
     Raises:
         ValueError: for q, k, v of different or other than four-dimensional shapes, no tokens, no landmarks or steps,
-            or unknown segments.
+            or unknown segments or start.
     """
     check_qkv(q, k, v)
-    check_nystrom(landmarks, segments, iterations)
+    check_nystrom(landmarks, segments, iterations, inverse_start)
     dtype, acc = q.dtype, torch.promote_types(q.dtype, torch.float32)
     n = q.shape[2]
     with torch.autocast(q.device.type, enabled=False):
@@ -91,23 +97,26 @@ def nystrom_attention(
         values = softmax_attention(q_marks, k, v)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
             # a dozen (M, M) matrices a head, more than the tokens themselves where these are windows
-            inverse = checkpoint(_inverse, q_marks, k_marks, iterations, use_reentrant=False, preserve_rng_state=False)
+            how = iterations, inverse_start
+            inverse = checkpoint(_inverse, q_marks, k_marks, *how, use_reentrant=False, preserve_rng_state=False)
         else:
-            inverse = _inverse(q_marks, k_marks, iterations)
+            inverse = _inverse(q_marks, k_marks, iterations, inverse_start)
         out = softmax_attention(q, k_marks, inverse @ values)
         return out[:, :, out.shape[2] - n :].to(dtype)
 
 
-def check_nystrom(landmarks: int, segments: str, iterations: int) -> None:
+def check_nystrom(landmarks: int, segments: str, iterations: int, inverse_start: str = "own") -> None:
     """Refuse what is no setting of Nystroem attention.
 
     Raises:
-        ValueError: for no landmarks or steps, or unknown segments.
+        ValueError: for no landmarks or steps, or unknown segments or start.
     """
     if landmarks < 1 or iterations < 1:
         raise ValueError(f"landmarks and iterations must be at least 1, got {landmarks} and {iterations}.")
     if segments not in SEGMENTS:
         raise ValueError(f"segments must be one of {', '.join(map(repr, SEGMENTS))}, got {segments!r}.")
+    if inverse_start not in STARTS:
+        raise ValueError(f"inverse_start must be one of {', '.join(map(repr, STARTS))}, got {inverse_start!r}.")
 
 
 def segment_means(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -121,12 +130,15 @@ def segment_means(x: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([x[:, :, :at].reshape(b, h, longer, short + 1, d).mean(-2), means], 2)
 
 
-def pseudo_inverse(a: torch.Tensor, iterations: int) -> torch.Tensor:
+def pseudo_inverse(a: torch.Tensor, iterations: int, start: str = "own") -> torch.Tensor:
     """Moore-Penrose inverse of (.., M, M) by a third-order Newton-Schulz iteration (Razavi et al., 2014).
 
-    ``z <- z (13 - a z (15 - a z (7 - a z))) / 4`` from ``z = a^T / (|a|_1 |a|_inf)``, each matrix with its own norms.
+    ``z <- z (13 - a z (15 - a z (7 - a z))) / 4`` from ``z = a^T / (|a|_1 |a|_inf)``, each matrix with its own
+    norms or, with the start ``"batch"``, all with the largest.
     """
-    z = a.transpose(-2, -1) / (a.abs().sum(-2).amax(-1) * a.abs().sum(-1).amax(-1))[..., None, None]
+    columns, rows = a.abs().sum(-2), a.abs().sum(-1)
+    norms = (columns.amax(-1) * rows.amax(-1))[..., None, None] if start == "own" else columns.amax() * rows.amax()
+    z = a.transpose(-2, -1) / norms
     one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     for _ in range(iterations):
         az = a @ z
@@ -134,6 +146,6 @@ def pseudo_inverse(a: torch.Tensor, iterations: int) -> torch.Tensor:
     return z
 
 
-def _inverse(q_marks: torch.Tensor, k_marks: torch.Tensor, iterations: int) -> torch.Tensor:
+def _inverse(q_marks: torch.Tensor, k_marks: torch.Tensor, iterations: int, start: str) -> torch.Tensor:
     scores = q_marks @ k_marks.transpose(-2, -1) * q_marks.shape[-1] ** -0.5
-    return pseudo_inverse(scores.softmax(-1), iterations)
+    return pseudo_inverse(scores.softmax(-1), iterations, start)

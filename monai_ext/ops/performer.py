@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from monai_ext.ops.shapes import check_qkv
 
 FEATURES = ("exp", "relu")
-# added to every feature
+# added to every feature, where nothing else is said
 EPS = {"exp": 1e-4, "relu": 1e-3}
 # Features of a block of tokens that are in memory at a time: what bounds the working memory. A CPU is fastest where
 # they fit its cache.
@@ -32,7 +32,12 @@ def orthogonal_features(count: int, dim: int) -> torch.Tensor:
 
 
 def performer_attention_plain(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str = "exp"
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    projection: torch.Tensor,
+    feature: str = "exp",
+    eps: float | None = None,
 ) -> torch.Tensor:
     """The definition with the (N, N) weights in memory, in the dtype of the inputs."""
     scale = q.shape[-1] ** -0.25
@@ -43,12 +48,18 @@ def performer_attention_plain(
     else:
         q = torch.exp(q_dash - q.square().sum(-1, keepdim=True) / 2 - q_dash.amax(-1, keepdim=True))
         k = torch.exp(k_dash - k.square().sum(-1, keepdim=True) / 2 - k_dash.amax((-2, -1), keepdim=True))
-    weights = (q + EPS[feature]) @ (k + EPS[feature]).transpose(-2, -1)
+    eps = EPS[feature] if eps is None else eps
+    weights = (q + eps) @ (k + eps).transpose(-2, -1)
     return weights @ v / weights.sum(-1, keepdim=True)
 
 
 def performer_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str = "exp"
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    projection: torch.Tensor,
+    feature: str = "exp",
+    eps: float | None = None,
 ) -> torch.Tensor:
     """Non-causal linear attention with positive random features: ``f(q) (f(k)^T v) / (f(q) sum_N f(k))``.
 
@@ -59,10 +70,14 @@ def performer_attention(
     block and again in the backward, so memory is that of q, k, v and the output plus a bounded rest. Keys take one
     pass, in which the sums are rescaled as the largest exponent grows.
 
-    Departures from published code (performer-pytorch): the derivative includes that of c, on which f depends through
-    the last term. The largest exponent of the keys is one for each sample and head, as in its newer versions; older
-    ones took it over the whole batch. Products and exponents are in float32 at least, also under autocast. Not twice
-    differentiable; the projection gets no gradient.
+    The last term, eps, is 1e-4 in performer-pytorch and in the feature map of the authors' code, whose attention
+    hands it 1e-6 (their ``numerical_stabilizer``). Since ``exp(w x - |x|^2 / 2 - c)`` is small for long x, the choice
+    tells: the larger, the more such a token averages all values.
+
+    Departures from performer-pytorch: the derivative includes that of c, on which f depends through the last term (as
+    in the authors' JAX code). The largest exponent of the keys is one for each sample and head, as in its newer
+    versions; older ones took it over the whole batch. Products and exponents are in float32 at least, also under
+    autocast. Not twice differentiable; the projection gets no gradient.
 
     Args:
         q: queries (B, H, N, D), in any strides.
@@ -70,32 +85,37 @@ def performer_attention(
         v: values (B, H, N, D).
         projection: random directions (M, D).
         feature: ``"exp"`` (the softmax kernel) or ``"relu"``.
+        eps: added to every feature; by default 1e-4, for ``"relu"`` 1e-3.
 
     Returns:
         (B, H, N, D) in the dtype of q
 
     Raises:
         ValueError: for q, k, v of different or other than four-dimensional shapes, no tokens, a projection of another
-            width, or an unknown feature.
+            width, an unknown feature, or an eps that is not above 0.
     """
     check_qkv(q, k, v)
-    check_feature(feature)
+    eps = check_feature(feature, eps)
     if projection.ndim != 2 or projection.shape[1] != q.shape[3] or not len(projection):
         raise ValueError(f"projection must be (M, D) with M >= 1, D = {q.shape[3]}, got {tuple(projection.shape)}.")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-        return _Performer.apply(q, k, v, projection.detach(), feature)
+        return _Performer.apply(q, k, v, projection.detach(), feature, eps)
     # outside of training no autograd function stands in the way of tracing and export
-    return _forward(q, k, v, projection.detach(), feature)[0]
+    return _forward(q, k, v, projection.detach(), feature, eps)[0]
 
 
-def check_feature(feature: str) -> None:
-    """Refuse an unknown feature.
+def check_feature(feature: str, eps: float | None = None) -> float:
+    """What is added to a feature: ``eps``, or the usual of its kind.
 
     Raises:
-        ValueError: for any but those of ``FEATURES``.
+        ValueError: for any feature but those of ``FEATURES``, or an eps that is not above 0.
     """
     if feature not in FEATURES:
         raise ValueError(f"feature must be one of {', '.join(map(repr, FEATURES))}, got {feature!r}.")
+    eps = EPS[feature] if eps is None else eps
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, got {eps}: without it weights could add up to nothing.")
+    return eps
 
 
 def _blocks(x: torch.Tensor, features: int) -> list[tuple[slice, list[slice]]]:
@@ -136,11 +156,11 @@ def _query_features(
 
 
 def _forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: torch.Tensor, feature: str, eps: float
 ) -> tuple[torch.Tensor, ...]:
     """Output, sums over tokens of f(k) (v, 1) (B, H, M, D + 1), largest exponent of the keys, its place (B, H)."""
     acc = torch.promote_types(q.dtype, torch.float32)
-    h, d, m, eps = q.shape[1], q.shape[3], len(projection), EPS[feature]
+    h, d, m = q.shape[1], q.shape[3], len(projection)
     with torch.autocast(q.device.type, enabled=False):
         weight = d**-0.25 * projection.to(acc)
         out, totals, tops, places = _empty(q), [], [], []
@@ -180,10 +200,10 @@ class _Performer(torch.autograd.Function):
     """Random features with a backward that makes them again, block by block."""
 
     @staticmethod
-    def forward(ctx: Any, q, k, v, projection: torch.Tensor, feature: str) -> torch.Tensor:
-        out, total, top, place = _forward(q, k, v, projection, feature)
+    def forward(ctx: Any, q, k, v, projection: torch.Tensor, feature: str, eps: float) -> torch.Tensor:
+        out, total, top, place = _forward(q, k, v, projection, feature, eps)
         ctx.save_for_backward(q, k, v, projection, total, top, place)
-        ctx.feature = feature
+        ctx.feature, ctx.eps = feature, eps
         return out
 
     @staticmethod
@@ -192,7 +212,7 @@ class _Performer(torch.autograd.Function):
         # Notation: e the features without eps, y = f(q) total the sums of weights times (v, 1)
         q, k, v, projection, totals, tops, places = ctx.saved_tensors
         feature, m, d, acc = ctx.feature, len(projection), q.shape[3], totals.dtype
-        eps = EPS[feature]
+        eps = ctx.eps
         with torch.autocast(q.device.type, enabled=False):
             weight = d**-0.25 * projection.to(acc)
             dq, dk, dv = _empty(q), _empty(k), _empty(v)
@@ -223,7 +243,7 @@ class _Performer(torch.autograd.Function):
                     # the largest exponent is w x of one token
                     token = (place // m).unsqueeze(-1).expand(-1, -1, -1, d)
                     dk[group].scatter_add_(2, token, (d_top * weight[place % m]).to(dk.dtype))
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
 
 
 def _to_tokens(

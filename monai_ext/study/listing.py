@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from monai_ext.bench.estimate import machine_speed
 from monai_ext.bench.report import align
-from monai_ext.study.estimate import machine_speed
 from monai_ext.study.plan import Planned
 from monai_ext.study.progress import describe, how_it_ended, name_of
 from monai_ext.study.workflow import read_json

@@ -12,11 +12,11 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
+from monai_ext.bench.estimate import Estimate, estimate
 from monai_ext.bench.measure import kilobytes
 from monai_ext.bundle.errors import mistake_in
 from monai_ext.study.axes import Label, combinations
 from monai_ext.study.bundle_config import BundleConfig
-from monai_ext.study.estimate import Estimate, estimate
 
 # of a CPU's memory a trial may take this share
 MEMORY_SHARE = 0.9

@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
-from monai_ext.data import load_manifest
-
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir() and path.name[0] not in "._")
 
@@ -76,7 +74,7 @@ def data_of(bundle: Path) -> str:
 
 def classifies(bundle: Path) -> bool:
     """Whether the bundle gives classes of images, and no images."""
-    return load_manifest(data_of(bundle)).content["task"] == "classification"
+    return "image_size" in json.loads((bundle / "configs" / "train.json").read_text())
 
 
 def input_size(config: dict[str, Any]) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_ext.data.image_list import images_in, items_in
+from monai_ext.data.image_list import ImagesIn, images_in, items_in
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -169,3 +169,12 @@ def test_archives_without_rows(tmp_path: Path) -> None:
     for missing in ("b.npz", "b.npz::test_images[0]"):
         with pytest.raises(FileNotFoundError, match=r"no file or folder .*b\.npz"):
             items_in(tmp_path / missing, dataset="adrenalmnist3d")
+
+
+def test_they_can_be_looked_for_later(tmp_path: Path) -> None:
+    later = ImagesIn(tmp_path / "scans")
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        list(later)
+    fill(tmp_path / "scans", "b.nii", "a.nii")
+    assert list(later) == images_in(tmp_path / "scans") and len(later) == 2
+    assert later[-1].endswith("b.nii") and later[:1] == [str(tmp_path / "scans" / "a.nii")]

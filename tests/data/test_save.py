@@ -12,6 +12,7 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import AsDiscreted, Compose, DivisiblePadd, Invertd, Orientationd, SaveImaged, ScaleIntensityd
 from PIL import Image
 
+from monai_ext.data.image_list import ImagesIn
 from monai_ext.data.picture_files import picture_bytes
 from monai_ext.data.picture_transforms import ChannelsOfd
 from monai_ext.data.pictures import picture_info, read_picture
@@ -298,3 +299,12 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_what_leaves_out_saving_finds_it() -> None:
     """MONAI Label takes every SaveImaged out of a bundle's postprocessing."""
     assert issubclass(SaveLikeInputd, SaveImaged)
+
+
+def test_the_inputs_are_asked_for_with_the_first_prediction(tmp_path: Path) -> None:
+    """A program that leaves the transform out needs no folder of images."""
+    saver = SaveLikeInputd("pred", tmp_path / "out", inputs=ImagesIn(tmp_path / "in", spatial_dims=2))
+    (tmp_path / "in").mkdir()
+    paths = [picture(tmp_path / "in" / name) for name in ("eye.png", "eye.jpg")]
+    saver(prediction(loaded(paths[0]), labels(*UPRIGHT)))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["eye_png_seg.png"]

@@ -316,7 +316,7 @@ def test_unknown_mixer() -> None:
     [
         ({"name": "softmax", "attn_drop_rate": 1.5}, "between 0 and 1, got 1.5"),
         ({"name": "seqnorm", "scale": "max"}, "'n', 'sqrt_n', got 'max'"),
-        ({"name": "hyena_nd", "filter": "sum"}, "'joint', 'product', got 'sum'"),
+        ({"name": "hyena_nd", "filter": "sum"}, "'published_product', got 'sum'"),
         ({"name": "hyena_nd", "short_kernel": 4}, "odd number of taps, got 4"),
         ({"name": "hyena_nd", "omega": 0}, "above 0, got 0"),
         ({"name": "hyena_nd", "filter_layers": 0}, "at least 1, got 32 and 0"),

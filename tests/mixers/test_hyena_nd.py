@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from monai_ext.mixers.hyena_nd import FILTERS, HyenaNDMixer, ImplicitFilter
+from monai_ext.mixers.hyena_nd import HyenaNDMixer, ImplicitFilter
 from monai_ext.ops.long_convolution import long_convolution
 
 GRIDS = {2: (5, 4), 3: (3, 4, 3)}
-each_filter = pytest.mark.parametrize("filter", FILTERS)
+each_filter = pytest.mark.parametrize("filter", ["joint", "product"])
 each_dim = pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
 each_side = pytest.mark.parametrize("bidirectional", [True, False], ids=["both_sides", "causal"])
 
@@ -113,7 +113,7 @@ def test_keeps_no_kernel() -> None:
     assert sum(sizes.values()) <= 6.5 * features + 13 * image + parameters
 
 
-@pytest.mark.parametrize("filter", FILTERS)
+@each_filter
 @pytest.mark.parametrize("dims", [2, 3], ids=["2D", "3D"])
 def test_directions(filter: str, dims: int) -> None:
     """With short convolutions of one tap, what a token in the middle reaches."""
@@ -148,3 +148,34 @@ def test_directions(filter: str, dims: int) -> None:
 def test_bad_directions(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HyenaNDMixer(6, 2, 2, **options)
+
+
+@pytest.mark.parametrize("filter", ["published", "published_product"])
+@each_dim
+def test_published_filter_is_causal(filter: str, dims: int) -> None:
+    grid = GRIDS[dims]
+    mixer = HyenaNDMixer(6, 2, dims, filter=filter, directions="causal", max_length=6).double()
+    assert mixer.causal and not len(mixer.filters)
+    x = torch.randn(1, math.prod(grid), 6, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(mixer(x, grid)[0, 7].sum(), x)
+    size = grad[0].abs().amax(-1)
+    assert size[:8].max() > 1e-6 and size[8:].max() < 1e-13 * max(1, size.max())  # the rounding of the FFT
+
+
+def test_published_filter_starts_from_its_formula() -> None:
+    z = HyenaNDMixer(6, 2, 2, filter="published", directions="four", max_length=5).published.z
+    w = 1e-4 * 2 * math.pi / 5
+    wanted = [[o / 4, math.cos(w * o), -math.sin(w * o)] for o in range(5)]
+    torch.testing.assert_close(z.detach(), torch.tensor(wanted))
+
+
+def test_published_filter_errors() -> None:
+    with pytest.raises(ValueError, match="one sign: choose other directions than 'two_sided'"):
+        HyenaNDMixer(6, 2, 2, filter="published", max_length=5)
+    with pytest.raises(ValueError, match="'published_product' needs a max_length"):
+        HyenaNDMixer(6, 2, 2, filter="published_product", directions="four")
+    with pytest.raises(ValueError, match="at least 2 tokens for a published filter, got 1"):
+        HyenaNDMixer(6, 2, 2, filter="published", directions="four", max_length=1)
+    mixer = HyenaNDMixer(6, 2, 2, filter="published", directions="four", max_length=4)
+    with pytest.raises(ValueError, match="longer than max_length 4"):
+        mixer(torch.zeros(1, 15, 6), (3, 5))

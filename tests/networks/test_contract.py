@@ -139,6 +139,25 @@ def test_tiny_images(network: str, mixer: str, size: tuple[int, ...]) -> None:
 
 
 @each_network
+def test_dropout_by_the_name_that_monai_label_sets(network: str) -> None:
+    name = next(iter(DROPOUT[NETWORKS[network][0]]))
+    x, nets = (
+        image(),
+        [build(network, **options) for options in ({"dropout": 0.3}, {name: 0.3}, {name: 0.7, "dropout": 0.3})],
+    )
+    first, *others = [seeded_run(net, x) for net in nets]
+    assert all(torch.equal(first, other) for other in others)
+    assert not torch.equal(first, seeded_run(build(network), x))
+    with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1"):
+        build(network, dropout=1.2)
+
+
+def seeded_run(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(2)
+    return run(net, x)
+
+
+@each_network
 @torch.no_grad()
 def test_images_of_a_batch_do_not_meet(network: str) -> None:
     net, x = build(network).eval(), image()

@@ -25,6 +25,17 @@ def test_definition(n: int, segments: str) -> None:
     )
 
 
+def test_start_of_the_batch() -> None:
+    inputs = leaves(*[(2, 3, 24, 4)] * 3)
+    ops = nystrom_attention, nystrom_attention_plain
+    fast, plain = (lambda *t, op=op: op(*t, 6, "even", 6, "batch") for op in ops)
+    assert_same(fast, plain, inputs)
+    # that of one head and sample is its own
+    alone = [t[:1, :1] for t in inputs]
+    torch.testing.assert_close(fast(*alone), nystrom_attention(*alone, 6))
+    assert (fast(*inputs) - nystrom_attention(*inputs, 6)).abs().max() > 1e-6
+
+
 def test_segments() -> None:
     x = torch.arange(11.0).reshape(1, 1, 11, 1)
     # 11 tokens: 3, 3, 3, 2
@@ -93,3 +104,5 @@ def test_errors() -> None:
         nystrom_attention(q, q, q, 0)
     with pytest.raises(ValueError, match="'even', 'padded', got 'odd'"):
         nystrom_attention(q, q, q, 4, "odd")
+    with pytest.raises(ValueError, match="'own', 'batch', got 'mean'"):
+        nystrom_attention(q, q, q, 4, inverse_start="mean")

@@ -33,6 +33,14 @@ def test_definition(n: int, feature: str, block: int, monkeypatch: pytest.Monkey
         torch.testing.assert_close(fast(*inputs), plain(*inputs))
 
 
+def test_eps() -> None:
+    w = directions(5, 4)
+    inputs = leaves(*[(2, 2, 7, 4)] * 3)
+    fast, plain = (lambda *t, op=op: op(*t, w, eps=1e-6) for op in (performer_attention, performer_attention_plain))
+    assert_same(fast, plain, inputs)
+    assert (fast(*inputs) - performer_attention(*inputs, w)).abs().max() > 1e-6
+
+
 def test_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(5, 2, 7, 1)
     for block, groups, tokens in [(1, 5, 7), (60, 5, 2), (250, 3, 1), (10**6, 1, 1)]:
@@ -136,3 +144,5 @@ def test_errors() -> None:
         performer_attention(q, q, q, torch.zeros(4, 5))
     with pytest.raises(ValueError, match="'exp', 'relu', got 'cos'"):
         performer_attention(q, q, q, torch.zeros(5, 4), "cos")
+    with pytest.raises(ValueError, match="above 0, got 0"):
+        performer_attention(q, q, q, torch.zeros(5, 4), eps=0)

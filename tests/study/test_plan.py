@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from monai_ext.bench.estimate import Speed, estimate, machine_speed
 from monai_ext.bench.measure import peak_memory
 from monai_ext.mixers import MIXERS
 from monai_ext.networks import MixerSwinUNETR, MixerViT
 from monai_ext.study.bundle_config import BundleConfig
-from monai_ext.study.estimate import Speed, estimate, machine_speed
 from monai_ext.study.plan import keep_known, plan
 from monai_ext.study.spec import load_spec
 from tests.study.toy import write_study

@@ -15,12 +15,12 @@ from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import TrainProperties
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from monai_ext.bench.estimate import Estimate, _Contexts
 from monai_ext.data.manifest import load_manifest
 from monai_ext.data.phantom import draw_phantom
 from monai_ext.handlers.training_log import read_log
 from monai_ext.study.axes import combinations
 from monai_ext.study.bundle_config import BundleConfig
-from monai_ext.study.estimate import Estimate, _Contexts
 from monai_ext.study.plan import plan
 from monai_ext.study.spec import Spec, list_plans, load_spec
 

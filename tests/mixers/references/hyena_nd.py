@@ -15,9 +15,12 @@ OPTIONS = [
     {"directions": "alternate", "layer": 3, "filter": "product"},
     {"directions": "four"},
     {"directions": "four", "filter": "product"},
+    {"directions": "alternate", "filter": "published", "max_length": 9},
+    {"directions": "causal", "filter": "published_product", "max_length": 7},
+    {"directions": "four", "filter": "published", "max_length": 7, "filter_layers": 1},
 ]
 # a product has a filter more in a volume, with a gain of its own, and four corners are eight
-FLAT_OPTIONS = [o for o in OPTIONS if o.get("filter") != "product" and o.get("directions") != "four"]
+FLAT_OPTIONS = [o for o in OPTIONS if o.get("filter") is None and o.get("directions") != "four"]
 
 
 def tap(filter_, offset, grid, bidirectional):
@@ -34,6 +37,20 @@ def tap(filter_, offset, grid, bidirectional):
     total = sum(torch.exp(-decay * r) for r in reach)
     gain = 1 / (energy + 0.1 * total**2) ** 0.5
     return filter_.out(h) * gain * torch.exp(-decay * sum(abs(o) for o in offset))
+
+
+def published_tap(filter_, offset):
+    """The authors' kernel at one offset, (C)."""
+    length, channels = filter_.length, filter_.channels
+    share = torch.tensor([c / (channels - 1) for c in range(channels)], dtype=torch.float64)
+    delta = math.log(100) * (1 / 1.5 + (1 / 0.3 - 1 / 1.5) * share)
+    rows = [filter_.z[o] for o in offset]
+    kernel = torch.exp(-delta * sum(offset) / (length - 1)) / (2 * length)
+    for network, out, h in zip(filter_.networks, filter_.outs, rows if filter_.product else [torch.cat(rows)]):
+        for layer in network:
+            h = torch.sin(filter_.freq[0] * layer(h))
+        kernel = kernel * out(h)
+    return kernel
 
 
 def reference(mixer, x, grid):
@@ -54,7 +71,9 @@ def reference(mixer, x, grid):
     two_sided = mixer.directions == "two_sided"
     kernel = {}
     for offset in itertools.product(*[range(1 - g if two_sided else 0, g) for g in grid]):
-        if len(mixer.filters) == 1:
+        if mixer.published is not None:
+            kernel[offset] = published_tap(mixer.published, offset)
+        elif len(mixer.filters) == 1:
             kernel[offset] = tap(mixer.filters[0], offset, grid, two_sided)
         else:
             kernel[offset] = torch.ones(x.shape[-1], dtype=x.dtype)

@@ -10,6 +10,7 @@ OPTIONS = [
     {"landmarks": 4, "qkv_bias": True},
     {"landmarks": 7, "conv_kernel": 5},
     {"landmarks": 6, "segments": "padded", "conv_kernel": 0, "iterations": 3},
+    {"landmarks": 3, "inverse_start": "batch"},
 ]
 
 
@@ -28,24 +29,37 @@ def means(x, count):
     return torch.stack(out)
 
 
-def inverse(a, steps):
-    z = a.T / (a.abs().sum(0).max() * a.abs().sum(1).max())
+def norms(a):
+    return a.abs().sum(0).max(), a.abs().sum(1).max()
+
+
+def inverse(a, steps, column, row):
+    z = a.T / (column * row)
     one = torch.eye(len(a), dtype=a.dtype)
     for _ in range(steps):
         z = 0.25 * z @ (13 * one - a @ z @ (15 * one - a @ z @ (7 * one - a @ z)))
     return z
 
 
-def attend(mixer, q, k, v):
+def pad(mixer, q, k, v):
+    if mixer.segments == "even":
+        return q, k, v
+    zeros = torch.zeros(-len(q) % mixer.landmarks, q.shape[1], dtype=q.dtype)
+    return tuple(torch.cat([zeros, t]) for t in (q, k, v))
+
+
+def between(mixer, q, k):
+    return weights(means(q, mixer.landmarks), means(k, mixer.landmarks))
+
+
+def attend(mixer, q, k, v, largest):
     n, m = len(q), mixer.landmarks
-    if mixer.segments == "padded":
-        zeros = torch.zeros(-n % m, q.shape[1], dtype=q.dtype)
-        q, k, v = (torch.cat([zeros, t]) for t in (q, k, v))
-    elif n <= m:
+    if mixer.segments == "even" and n <= m:
         return weights(q, k) @ v
-    q_marks, k_marks = means(q, m), means(k, m)
-    full = weights(q, k_marks) @ inverse(weights(q_marks, k_marks), mixer.iterations) @ weights(q_marks, k)
-    return (full @ v)[-n:]
+    q, k, v = pad(mixer, q, k, v)
+    middle = between(mixer, q, k)
+    inner = inverse(middle, mixer.iterations, *(norms(middle) if largest is None else largest))
+    return (weights(q, means(k, m)) @ inner @ weights(means(q, m), k) @ v)[-n:]
 
 
 def convolve(kernel, v):
@@ -59,13 +73,19 @@ def convolve(kernel, v):
 
 def reference(mixer, x, grid):
     d = mixer.head_dim
-    rows = []
+    samples = []
     for sample in x:
         parts = mixer.qkv(sample).chunk(3, -1)
+        samples.append([[part[:, h * d : (h + 1) * d] for part in parts] for h in range(mixer.num_heads)])
+    largest = None
+    if mixer.inverse_start == "batch" and x.shape[1] > mixer.landmarks:
+        of_all = [norms(between(mixer, *pad(mixer, *qkv)[:2])) for heads in samples for qkv in heads]
+        largest = [torch.stack(kind).max() for kind in zip(*of_all)]
+    rows = []
+    for sample in samples:
         heads = []
-        for h in range(mixer.num_heads):
-            q, k, v = (part[:, h * d : (h + 1) * d] for part in parts)
-            out = attend(mixer, q, k, v)
+        for h, (q, k, v) in enumerate(sample):
+            out = attend(mixer, q, k, v, largest)
             heads.append(out if mixer.conv is None else out + convolve(mixer.conv.weight[h, 0, :, 0], v))
         rows.append(torch.cat(heads, -1))
     return mixer.proj(torch.stack(rows))

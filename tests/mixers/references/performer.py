@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-OPTIONS = [{}, {"qkv_bias": True, "num_features": 9}, {"feature": "relu"}, {"feature": "relu", "num_features": 1}]
+OPTIONS = [
+    {},
+    {"qkv_bias": True, "num_features": 9},
+    {"feature": "relu"},
+    {"feature": "relu", "num_features": 1},
+    {"eps": 1e-6},
+]
 
 
 def features(mixer, x, of_all):
@@ -14,7 +20,7 @@ def features(mixer, x, of_all):
     if mixer.feature == "relu":
         return dash * (dash > 0) + 1e-3
     largest = dash.max() if of_all else torch.stack([row.max() for row in dash])[:, None]
-    return (dash - (x**2).sum(-1)[:, None] / 2 - largest).exp() + 1e-4
+    return (dash - (x**2).sum(-1)[:, None] / 2 - largest).exp() + mixer.eps
 
 
 def reference(mixer, x, grid):

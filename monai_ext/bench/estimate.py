@@ -1,6 +1,6 @@
-"""What a trial will take, found before anything is trained.
+"""What a training step will take, found before anything is trained.
 
-The network of the trial is built, and its training step runs on tensors that have shapes but no numbers
+A training step of the network runs on tensors that have shapes but no numbers
 (`torch._subclasses.FakeTensorMode`): nothing is computed and nothing large allocated, and yet every operator that would
 run, and every tensor that would be kept for the backward, is seen.
 """

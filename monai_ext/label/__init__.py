@@ -1,0 +1,1 @@
+"""Bundles in a MONAI Label server: setting up its app folder, and its command."""
