@@ -35,7 +35,10 @@ __all__ = ["Exported", "export_bundle"]
 
 PACKAGE = Package("monai_ext", Path(monai_ext.__file__).resolve().parent)
 COMMAND = "python -m monai_ext bundle export"
-LEFT_OUT = ("data", "demo_output", "eval", "mlruns", "runs", "__pycache__")  # what training and evaluation write
+LEFT_OUT = ("demo_output", "eval", "mlruns", "runs", "__pycache__")  # what training and evaluation write
+DATA_LIST = Path("data") / "datalist.json"  # of a bundle made from someone's own data
+# as its user has it, not where it was made
+ROOT = "$'{name}' if os.path.isfile('{name}/configs/metadata.json') else '.'"
 _ENTRY_POINT = '''"""Entry point of `python -m {new}`."""
 
 from __future__ import annotations
@@ -135,6 +138,8 @@ def _fill(bundle: Path, folder: Path) -> int:
     _write_json(folder / "configs" / "metadata.json", metadata)
     for file, former in configs.items():
         config = rooted(former, bundle.name)
+        if wanted and isinstance(config, dict) and isinstance(config.get("bundle_root"), str):
+            config["bundle_root"] = ROOT.format(name=bundle.name)
         if wanted and isinstance(config, dict):
             config = carried_config(config, PACKAGE.name, new, _names(configs))
         if config != former:
@@ -152,10 +157,13 @@ def _copy(bundle: Path, folder: Path) -> None:
     for path in sorted(bundle.rglob("*")):
         inside = path.relative_to(bundle)
         left_out = inside.parts[0] in LEFT_OUT or any(part[0] == "." or part == "__pycache__" for part in inside.parts)
+        left_out |= inside.parts[0] == DATA_LIST.parts[0] and inside != DATA_LIST  # images that lie there
         made_anew = inside.parts[0] == "models" and inside.name != "model.pt"
         if path.is_file() and not left_out and not made_anew:
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / inside)
+    if (folder / DATA_LIST).is_file():  # the maker's folder is nobody's business
+        _write_json(folder / DATA_LIST, {**read_json(folder / DATA_LIST), "folder": DATA_LIST.parts[0]})
 
 
 def _carry(folder: Path, new: str, configs: Mapping[str, Any], readme: str, wanted: Iterable[str]) -> dict[str, Path]:

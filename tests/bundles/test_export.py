@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
 from monai_ext.bundle.check import check_bundle
 from monai_ext.bundle.checks import CHECKS
 from monai_ext.bundle.export import export_bundle
+from monai_ext.bundle.new import Source, new_bundle
 from monai_ext.data import datalist, load_manifest
+from monai_ext.data.listed import listed
+from tests.bundle import own_data
 from tests.bundles import test_retinal
 from tests.bundles.running import BUNDLES, ROOT, TINY, data_of, fresh_python
 
@@ -206,3 +211,20 @@ def test_a_bundle_of_ones_own(hippocampus: Path, tmp_path: Path) -> None:
     checks = {name: CHECKS[name] for name in ("required files", "targets", "ids", "input and output")}
     report = check_bundle(folder, checks)
     assert report.ok, report.table()
+
+
+@pytest.mark.slow
+def test_an_export_of_someone_s_data_takes_the_list_and_no_folder_of_theirs(tmp_path: Path) -> None:
+    data = own_data.volumes(tmp_path / "private")
+    made = new_bundle("mine", "segmentation", Source(str(data)), str(tmp_path / "made"), "2GB", progress=False)
+    assert made.root is not None
+    parser = ConfigParser(ConfigParser.load_config_file(str(made.root / "configs" / "inference.json")))
+    (made.root / "models").mkdir(exist_ok=True)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), made.root / "models" / "model.pt")
+    (made.root / "data" / "image.nii.gz").write_bytes(b"an image that lies there")
+    folder = export_bundle(made.root, tmp_path / "out", torchscript=False, large_files_url="https://example.org").folder
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if str(tmp_path) in path.read_bytes().decode(errors="ignore")]
+    assert [path.name for path in (folder / "data").iterdir()] == ["datalist.json"]
+    assert len(listed(folder / "data" / "datalist.json", data, "all")) == 5
+    assert check_bundle(folder).ok
