@@ -32,6 +32,8 @@ def own_readme(text: str, name: str, package: str, new: str, metadata: Mapping[s
     """``docs/README.md`` with commands for the bundle's own folder, and a section on what must be installed."""
     text = re.sub(r"^From the folder that contains `bundles`[^\n]*$", "From the bundle's folder:", text, flags=re.M)
     text = text.replace(f"bundles/{name}/", "").replace(" (what `make demo` does)", "")
+    # commands of the package that do not travel, with the remark above them
+    text = re.sub(rf"^(?:# [^\n]*\n)?python -m {package} (?!data )[^\n]*\n\n?", "", text, flags=re.MULTILINE)
     text = renamed_words(text, package, new)
     if re.search(r"^## Installation$", text, flags=re.MULTILINE):
         return text

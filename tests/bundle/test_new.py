@@ -100,7 +100,7 @@ def test_it_trains_and_keeps_the_contract(name: str, tmp_path: Path) -> None:
 
 def keeps_the_contract(bundle: Path, data: Path, tmp_path: Path) -> None:
     """The tests that shipped bundles pass, but for the export to ONNX, which takes long."""
-    choices: dict[str, Any] = {"file": contract.FILES, "kind": tuple(contract.WORKFLOWS)}
+    choices: dict[str, Any] = {"file": contract.FILES, "kind": tuple(contract.WORKFLOWS), "check": contract.ASKED}
     root = Path(json.loads((bundle / "data" / "datalist.json").read_text())["folder"])
     assert root.is_relative_to(data)
     given = {"phantom_of": lambda _: root, "tmp_path": tmp_path}

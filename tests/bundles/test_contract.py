@@ -32,6 +32,8 @@ SECTIONS = ("preprocess", "limit", "reference")  # beside those that every share
 ELSEWHERE = ("metadata against its schema", "tracing", "scripting")
 WORKFLOWS = {"train": ["train.json"], "infer": ["inference.json"], "eval": ["train.json", "evaluate.json"]}
 
+ASKED = tuple(name for name in CHECKS if name not in ELSEWHERE)
+
 pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 
 
@@ -64,7 +66,7 @@ def test_files(bundle: Path, file: str) -> None:
     assert path.stat().st_size > 0
 
 
-@pytest.mark.parametrize("check", [name for name in CHECKS if name not in ELSEWHERE])
+@pytest.mark.parametrize("check", ASKED)
 def test_what_the_model_zoo_asks(bundle: Path, check: str) -> None:
     """The same questions as `bundle check`."""
     report = check_bundle(bundle, {check: CHECKS[check]})

@@ -72,7 +72,13 @@ def test_trials_are_measured_trained_and_judged(tmp_path: Path) -> None:
     content = run(write_study(tmp_path, axes={"mixer": ["softmax"], "patch_size": [4, 2]}))
     assert content["study"] == {
         **{"name": "toy_study", "title": "toy_study", "bundle": "toy", "metric": "accuracy", "maximize": True},
-        **{"split": "validation", "at": "best", "budget": {"epochs": 3}, "axes": ["mixer", "patch_size"]},
+        **{
+            "split": "validation",
+            "at": "best",
+            "trained": True,
+            "budget": {"epochs": 3},
+            "axes": ["mixer", "patch_size"],
+        },
         **{"mixer_axis": "mixer", "seed_axis": None, "context_axis": None, "baseline": "softmax", "tolerance": 0.01},
     }
     assert [trial["context"] for trial in content["trials"]] == [8, 64]
