@@ -220,7 +220,14 @@ def _general(
         more = "" if len(unlabelled) <= 3 else f" and {len(unlabelled) - 3} more"
         message = f"{len(unlabelled)} images have no label and are not trained on: {', '.join(unlabelled[:3])}{more}"
         findings.append(Finding("images", "unlabelled", message, warning=True))
-    if any(not finding.warning for finding in found.findings):
+    least = found.intensity.get("least", 0.0)
+    if not paired and least < 0:
+        message = (
+            f"clean images go down to {least:g}, and the Rician noise that training adds is that of magnitudes, which "
+            "have no negative values; give clean and noisy images with --labels, or images from 0 on"
+        )
+        findings.append(Finding("images", "negative values", message))
+    if any(not finding.warning for finding in [*found.findings, *findings]):
         return findings
     if not labelled:
         findings.append(Finding("data", "no case", "no case is left to train on"))

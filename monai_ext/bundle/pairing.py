@@ -212,13 +212,13 @@ def _channels(files: list[Path], masks: list[Path]) -> list[tuple[Path, ...]]:
         return single
     groups = channel_groups([str(path) for path in files])
     ends = {tuple(_number(Path(file)) for file in group) for group in groups.values()}
-    if len(ends) != 1:
-        return single
-    (numbers,) = ends
+    numbers = max(ends, key=len, default=())
     regular = numbers == tuple(f"{number:04d}" for number in range(len(numbers))) and len(numbers) < 10
     bases = {Path(group).name for group in groups}
     known = any(stem(path.name) in bases for path in masks)
-    if not regular or not (known or (len(groups) > 1 and len(numbers) > 1)):
+    # a case that lacks a channel stays a case, which the survey names; without labels it may be no channel at all
+    alike = len(ends) == 1 or (known and all(set(end) <= set(numbers) for end in ends))
+    if not regular or not alike or not (known or (len(groups) > 1 and len(numbers) > 1)):
         return single
     return [tuple(map(Path, group)) for group in groups.values()]
 

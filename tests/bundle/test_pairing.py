@@ -67,6 +67,14 @@ def test_channels_in_files_of_their_own(tmp_path: Path) -> None:
     assert pairs.cases[1].label == (tmp_path / "labelsTr/c_b.nii.gz").resolve()
 
 
+def test_a_case_that_lacks_a_channel_stays_a_case(tmp_path: Path) -> None:
+    names = [f"imagesTr/c_{case}_{channel:04d}.nii.gz" for case in "ab" for channel in range(2)]
+    labels = [f"labelsTr/c_{case}.nii.gz" for case in "abc"]
+    pairs = pair_files(files(tmp_path, *names, "imagesTr/c_c_0001.nii.gz", *labels), None, None, must=True)
+    assert {case.name: len(case.images) for case in pairs.cases} == {"c_a": 2, "c_b": 2, "c_c": 1}
+    assert all(case.label for case in pairs.cases) and not pairs.findings
+
+
 def test_numbers_of_cases_are_no_channels(tmp_path: Path) -> None:
     names = [f"{folder}/img_{number:04d}.png" for folder in ("images", "masks") for number in range(3)]
     pairs = pair_files(files(tmp_path, *names), None, None, must=True)

@@ -82,6 +82,14 @@ def test_one_class(tmp_path: Path) -> None:
     assert made.root is None and "one class only (bright)" in made.report
 
 
+def test_clean_images_with_negative_values(tmp_path: Path) -> None:
+    image = own_data.blob((16, 16, 16), 0)[0] - 100
+    for number in range(3):
+        own_data.save_volume(tmp_path / "data" / f"{number}.nii.gz", image.astype(np.int16))
+    made = new_bundle("mine", "denoising", Source(str(tmp_path / "data")), str(tmp_path), "8GB", progress=False)
+    assert made.root is None and "clean images go down to -" in made.report, made.report
+
+
 def test_axes_are_those_of_the_body(tmp_path: Path) -> None:
     """A file that stores superior first, and an oblique one."""
     image, _ = own_data.blob((10, 12, 14), 0)
