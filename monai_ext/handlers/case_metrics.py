@@ -36,7 +36,8 @@ class HausdorffDistanceMM(HausdorffDistance):
     def update(self, output: Sequence[Any]) -> None:
         predictions, references = output
         for prediction, reference in zip(predictions, references):
-            spacing = [float(size) for size in reference.pixdim] if isinstance(reference, MetaTensor) else None
+            axes = reference.ndim - 1  # an image of two dimensions may have come with an affine of three
+            spacing = [float(size) for size in reference.pixdim[:axes]] if isinstance(reference, MetaTensor) else None
             self.metric_fn([prediction], [reference], spacing=spacing)
 
 

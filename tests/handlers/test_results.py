@@ -76,6 +76,17 @@ SUMMARY = ("mean", "std", "ci95_low", "ci95_high")
 TITLES = {"val_mean_dice": "dice", "val_hd95": "hd95"}
 
 
+def test_distances_in_a_slice_that_has_an_affine_of_three_dimensions() -> None:
+    reference, guess = (torch.zeros(2, 12, 10) for _ in range(2))
+    reference[1, 2:6, 3:7] = 1
+    guess[1, 3:7, 3:7] = 1
+    affine = torch.diag(torch.tensor([2.5, 1.0, 7.0, 1.0], dtype=torch.float64))
+    metric = HausdorffDistanceMM(include_background=False)
+    metric.metric_fn.reset()
+    metric.update(([guess], [MetaTensor(reference[..., None], affine)[..., 0]]))
+    assert metric.metric_fn.aggregate() == 2.5
+
+
 def test_table_of_cases(tmp_path: Path) -> None:
     first, second = cube(1), cube(6, value=2)
     items = [
