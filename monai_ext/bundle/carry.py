@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Package", "needed_modules", "outside_packages", "renamed", "renamed_words", "write_carried"]
+__all__ = [
+    "STAYING_GROUPS",
+    "Package",
+    "needed_modules",
+    "outside_packages",
+    "renamed",
+    "renamed_words",
+    "write_carried",
+]
 
 # groups of the command line that stay with the package: a hint at them keeps the package's name
 STAYING_GROUPS = ("bench", "bundle", "label", "study")

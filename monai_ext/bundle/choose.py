@@ -90,7 +90,6 @@ LADDERS: Mapping[tuple[str, int], Sequence[tuple[int, int, int]]] = {
         *((32, 64, 16), (16, 64, 8), (16, 32, 8), (16, 32, 2)),
     ],
 }
-_LIMBS = {2: ("width", "height"), 3: ("right", "anterior", "superior")}
 
 
 def choose(found: Survey, request: Request, class_names: Sequence[str], training: int) -> Plan:

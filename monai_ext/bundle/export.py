@@ -26,7 +26,7 @@ from monai_ext.bundle.export_docs import licence_id, model_card, own_readme
 from monai_ext.bundle.export_models import add_onnx, add_torchscript, rewrite_zip
 from monai_ext.bundle.find import find_bundle
 from monai_ext.bundle.large_files import list_large_files
-from monai_ext.bundle.locate import read_json
+from monai_ext.bundle.locate import read_json, write_json
 from monai_ext.data.manifest import list_manifests, manifest_folder
 from monai_ext.data.staging import locked, staged
 from monai_ext.files import atomic_write
@@ -135,7 +135,7 @@ def _fill(bundle: Path, folder: Path) -> int:
     )
     modules = _carry(folder, new, configs, readme, wanted) if wanted else {}
     metadata = _metadata(metadata, modules)
-    _write_json(folder / "configs" / "metadata.json", metadata)
+    write_json(folder / "configs" / "metadata.json", metadata)
     for file, former in configs.items():
         config = rooted(former, bundle.name)
         if wanted and isinstance(config, dict) and isinstance(config.get("bundle_root"), str):
@@ -143,7 +143,7 @@ def _fill(bundle: Path, folder: Path) -> int:
         if wanted and isinstance(config, dict):
             config = carried_config(config, PACKAGE.name, new, _names(configs))
         if config != former:
-            _write_json(folder / "configs" / file, config)
+            write_json(folder / "configs" / file, config)
     page = own_readme(readme or _plain_readme(metadata), bundle.name, PACKAGE.name, new, metadata)
     (folder / "docs").mkdir(exist_ok=True)
     (folder / "docs" / "README.md").write_text(page, encoding="utf-8")
@@ -163,7 +163,7 @@ def _copy(bundle: Path, folder: Path) -> None:
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / inside)
     if (folder / DATA_LIST).is_file():  # the maker's folder is nobody's business
-        _write_json(folder / DATA_LIST, {**read_json(folder / DATA_LIST), "folder": DATA_LIST.parts[0]})
+        write_json(folder / DATA_LIST, {**read_json(folder / DATA_LIST), "folder": DATA_LIST.parts[0]})
 
 
 def _carry(folder: Path, new: str, configs: Mapping[str, Any], readme: str, wanted: Iterable[str]) -> dict[str, Path]:
@@ -242,11 +242,7 @@ def _describe_models(folder: Path) -> None:
     path = folder / "configs" / "metadata.json"
     models = sorted(file for file in (folder / "models").iterdir() if file.is_file())
     sums = {f"models/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in models}
-    _write_json(path, {**read_json(path), "models_sha256": sums})
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, {**read_json(path), "models_sha256": sums})
 
 
 def _plain_readme(metadata: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from monai_ext.bundle.carry import renamed_words
+from monai_ext.bundle.carry import STAYING_GROUPS, renamed_words
 
 __all__ = ["licence_id", "model_card", "own_readme", "requirements"]
 
@@ -32,8 +32,9 @@ def own_readme(text: str, name: str, package: str, new: str, metadata: Mapping[s
     """``docs/README.md`` with commands for the bundle's own folder, and a section on what must be installed."""
     text = re.sub(r"^From the folder that contains `bundles`[^\n]*$", "From the bundle's folder:", text, flags=re.M)
     text = text.replace(f"bundles/{name}/", "").replace(" (what `make demo` does)", "")
-    # commands of the package that do not travel, with the remark above them
-    text = re.sub(rf"^(?:# [^\n]*\n)?python -m {package} (?!data )[^\n]*\n\n?", "", text, flags=re.MULTILINE)
+    # commands that do not travel, with the remark above them
+    staying = rf"^(?:# [^\n]*\n)?python -m {package} (?:{'|'.join(STAYING_GROUPS)})\b[^\n]*\n\n?"
+    text = re.sub(staying, "", text, flags=re.MULTILINE)
     text = renamed_words(text, package, new)
     if re.search(r"^## Installation$", text, flags=re.MULTILINE):
         return text

@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import _get_fake_input_shape  # what MONAI's own ckpt_export feeds a network with
 
-__all__ = ["input_shape", "network_of", "on_path", "read_json"]
+__all__ = ["input_shape", "network_of", "on_path", "read_json", "write_json"]
 
 
 def read_json(path: Path) -> Any:
@@ -28,6 +28,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is missing.") from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as the bundles' are laid out."""
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
 from monai_ext.bundle.pairing import Case
+from monai_ext.data.hash_split import place, split_at
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-def place(name: str, seed: int) -> float:
-    """Where a name falls between 0 and 1; as in `Manifest.split_of`."""
-    return int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:8], 16) / 2**32
 
 
 def split_cases(cases: Sequence[Case], seed: int, by_class: bool = False) -> dict[str, str]:
@@ -42,7 +37,7 @@ def split_cases(cases: Sequence[Case], seed: int, by_class: bool = False) -> dic
 
 def _split_names(names: Sequence[str], seed: int) -> dict[str, str]:
     places = {name: place(name, seed) for name in names}
-    splits = {name: _of(places[name]) for name in names}
+    splits = {name: split_at(places[name], FRACTIONS) for name in names}
     for wanted, least in (("validation", 2), ("test", 3)):
         if len(names) >= least and wanted not in splits.values():
             train = sorted((name for name in names if splits[name] == "train"), key=places.__getitem__)
@@ -55,12 +50,6 @@ def _split_names(names: Sequence[str], seed: int) -> dict[str, str]:
         if rest:
             splits[min(rest, key=places.__getitem__)] = "validation"
     return splits
-
-
-def _of(u: float) -> str:
-    if u < FRACTIONS["train"]:
-        return "train"
-    return "validation" if u < round(FRACTIONS["train"] + FRACTIONS["validation"], 12) else "test"
 
 
 def _given(cases: Sequence[Case], seed: int) -> dict[str, str]:

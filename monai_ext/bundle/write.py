@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bundle.configs import TEMPLATES, Bundle, configs
+from monai_ext.bundle.locate import write_json
 from monai_ext.bundle.pairing import Case
 from monai_ext.data.listed import SECTIONS
 
@@ -57,8 +57,8 @@ def write_bundle(bundle: Bundle, content: dict[str, Any], texts: dict[str, str],
         for name in ("configs", "docs", "data", "models"):
             (new / name).mkdir(parents=True)
         for name, config in configs(bundle).items():
-            _json(new / "configs" / f"{name}.json", config)
-        _json(new / "data" / "datalist.json", content)
+            write_json(new / "configs" / f"{name}.json", config)
+        write_json(new / "data" / "datalist.json", content)
         for name, text in texts.items():
             (new / name).write_text(text, encoding="utf-8")
         shutil.copyfile(TEMPLATES / "logging.conf", new / "configs" / "logging.conf")
@@ -73,7 +73,3 @@ def write_bundle(bundle: Bundle, content: dict[str, Any], texts: dict[str, str],
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, kept)
         (target / "models").mkdir(exist_ok=True)
-
-
-def _json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

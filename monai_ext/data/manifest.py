@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from monai_ext.data.hash_split import place, split_at
 from monai_ext.data.rows import Row, prefix_of
 
 if TYPE_CHECKING:
@@ -133,16 +133,12 @@ class Manifest:
             return self._array_splits.get(case.rpartition("_")[0])
         if rule["rule"] == "cases":
             return self.listed.get(case)
-        digest = hashlib.sha256(f"{rule['seed']}/{self.group_of(case)}".encode()).hexdigest()
-        u = int(digest[:8], 16) / 2**32
+        u = place(self.group_of(case), rule["seed"])
         if rule["rule"] == "official":
             if re.fullmatch(rule["test"], case):
                 return "test"
             return "validation" if u < rule["validation"] else "train"
-        fractions = rule["fractions"]
-        if u < fractions["train"]:
-            return "train"
-        return "validation" if u < round(fractions["train"] + fractions["validation"], 12) else "test"
+        return split_at(u, rule["fractions"])
 
     @cached_property
     def _array_splits(self) -> dict[str, str]:

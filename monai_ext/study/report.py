@@ -93,7 +93,7 @@ def _done(content: Mapping[str, Any], summary: Summary) -> str:
     states = [text for text in states if not text.startswith("0 ")]
     better = "higher" if study["maximize"] else "lower"
     budget = listed([f"{value:g} {what}" for what, value in study["budget"].items()]) or "no limit"
-    if study.get("trained", True):
+    if summary.trained:
         rows = [f"- Bundle: `{study['bundle']}`; budget of a trial: {budget}."]
         rows.append(
             f"- Metric: `{study['metric']}` on the {study['split']} split ({better} is better); a difference of up to "
@@ -122,7 +122,7 @@ def _axis(axis: str, trials: Iterable[Mapping[str, Any]]) -> str:
 
 def _tables(summary: Summary, metric: Metric) -> list[str]:
     study, parts = summary.study, []
-    if study.get("trained", True):
+    if summary.trained:
         parts += ["## Accuracy", tables.accuracy(summary, metric)]
         parts.append(
             f"Columns are context lengths in tokens, cells the mean of {study['metric']} ± its standard deviation over "
@@ -137,7 +137,7 @@ def _tables(summary: Summary, metric: Metric) -> list[str]:
             "Medians over seeds; columns are context lengths. The exponent is that of a power of the context, fitted "
             "in log-log over all of them."
         )
-    if not study.get("trained", True):
+    if not summary.trained:
         return parts + _shares(summary)
     if any(row.difference is not None or row.time_ratio or row.memory_ratio for row in summary.headline):
         parts += [

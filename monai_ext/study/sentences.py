@@ -31,7 +31,7 @@ from monai_ext.study.words import Metric, count, p_value, times, tokens
 def sentences(summary: Summary) -> list[str]:
     """The first two are the gist: what context does to the metric, and what becomes of the headline."""
     metric = metric_of(summary)
-    if not summary.study.get("trained", True):
+    if not summary.trained:
         return cost_sentences(summary)
     parts = [_context(summary, metric), _headline(summary, metric), _lines_with_context(summary, metric)]
     parts += [_best(summary, metric), _cheaper(summary), failed_baseline(summary)]

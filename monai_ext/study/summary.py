@@ -128,6 +128,11 @@ class Summary:
     machine: tuple[Any, ...] | None
     machines: Mapping[tuple[Any, ...], int]
 
+    @property
+    def trained(self) -> bool:
+        """False where time and memory alone were measured; records from before that was possible do not say."""
+        return bool(self.study.get("trained", True))
+
     def of(self, line: str) -> list[Group]:
         """The line's groups by context."""
         return sorted((group for group in self.groups if group.line == line), key=lambda group: group.context)
