@@ -21,7 +21,12 @@ def of_queries_keys_values(
 
 
 def fold_values(
-    k: torch.Tensor, x: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, heads: int
+    product: torch.Tensor,
+    total: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    heads: int,
 ) -> torch.Tensor:
     """From keys and tokens the matrix that takes queries to the output: ``k_h^T (x W_v^T + b_v) W_o^T`` of all heads.
 
@@ -30,8 +35,8 @@ def fold_values(
     ``concat_h(q_h k_h^T v_h) W_o^T``.
 
     Args:
-        k: features of the keys (B, N, C), head by head.
-        x: tokens (B, N, C).
+        product: ``k^T x`` (B, C, C) of the features k of the keys, head by head, and the tokens x.
+        total: ``sum k`` (B, C) over the tokens.
         value: weight (C, C) of the projection to values.
         bias: its bias (C,).
         out: weight (C, C) of the output's projection.
@@ -40,17 +45,6 @@ def fold_values(
     Returns:
         (B, C, C)
     """
-    return _from_products(k.mT @ x, k.sum(1), value, bias, out, heads)
-
-
-def _from_products(
-    product: torch.Tensor,
-    total: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None,
-    out: torch.Tensor,
-    heads: int,
-) -> torch.Tensor:
     product = product.unflatten(1, (heads, -1)) @ value.unflatten(0, (heads, -1)).mT
     if bias is not None:
         product = product + total.unflatten(1, (heads, -1, 1)) * bias.unflatten(0, (heads, 1, -1))
@@ -129,7 +123,7 @@ def _forward(
     for t in (q, k):
         FEATURES[feature][0](t)
     product, total = k.mT @ x / x.shape[1], k.mean(1)
-    matrix = _from_products(product, total, wv, bv, out, heads)
+    matrix = fold_values(product, total, wv, bv, out, heads)
     if gain is not None:
         matrix = matrix * _repeated(gain, q)
     share = 1 / (q @ _by_head(total, heads)).clamp_min(least)

@@ -5,11 +5,18 @@ Legend: B batch, H heads, N tokens, D channels of a head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from monai_ext.ops.folded import fold_values, of_queries_keys_values
 from monai_ext.ops.shapes import check_qkv
+
+# Elements of a block of tokens that is projected at a time: what bounds the working memory. A CPU is fastest where
+# they fit its cache.
+BLOCK_CPU, BLOCK = 2**18, 2**22
 
 
 def sima_attention_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float = 1e-12) -> torch.Tensor:
@@ -58,9 +65,12 @@ def sima_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float
 def sima_self_attention(
     x: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, heads: int, eps: float = 1e-12
 ) -> torch.Tensor:
-    """``sima_attention`` of the projections of one set of tokens, then the output's projection, folded.
+    """``sima_attention`` of the projections of one set of tokens, then the output's projection, without q, k and v.
 
-    Norms, values and the output's projection act on a C x C matrix (see ``monai_ext.ops.folded.fold_values``).
+    Products of queries, keys and values over the tokens follow from the tokens' own, ``x^T x`` and ``sum x``, and of
+    queries and keys themselves only the L1 norms are needed. So the whole is ``x A + a`` with a C x C matrix A;
+    queries and keys are made block by block for their norms and dropped, but for the signs (one byte each), which
+    the backward needs. Not twice differentiable.
 
     Args:
         x: tokens (B, N, C).
@@ -75,9 +85,69 @@ def sima_self_attention(
     """
     acc = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        tokens, out = x.to(acc), out.to(acc)
-        of_q, of_k, (wv, bv) = of_queries_keys_values(qkv.to(acc), None if bias is None else bias.to(acc))
-        q, k = F.linear(tokens, *of_q), F.linear(tokens, *of_k)
-        q_norm, k_norm = (torch.linalg.vector_norm(t, ord=1, dim=1).clamp_min(eps).unsqueeze(-1) for t in (q, k))
+        tokens, out, qkv = x.to(acc), out.to(acc), qkv.to(acc)
+        bias = None if bias is None else bias.to(acc)
+        (wq, bq), (wk, bk), (wv, bv) = of_queries_keys_values(qkv, bias)
+        of_qk = qkv[: 2 * len(wq)], None if bias is None else bias[: 2 * len(wq)]
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (tokens, *of_qk)):
+            gram, total, norms = _Sums.apply(tokens, *of_qk)
+        else:
+            gram, total, norms = _sums(tokens, *of_qk)
+        q_norm, k_norm = norms.clamp_min(eps).unsqueeze(-1).chunk(2, 1)
+        keys_tokens, keys = wk @ gram, total @ wk.T
+        if bk is not None:
+            keys_tokens, keys = keys_tokens + bk.unsqueeze(-1) * total.unsqueeze(1), keys + x.shape[1] * bk
         # one division after the other: the product of two tiny norms would underflow
-        return (q @ (fold_values(k, tokens, wv, bv, out, heads) / k_norm / q_norm)).to(x.dtype)
+        of_queries = fold_values(keys_tokens, keys, wv, bv, out, heads) / k_norm / q_norm
+        matrix = wq.T @ of_queries
+        if bq is None:
+            return (tokens @ matrix).to(x.dtype)
+        return torch.baddbmm((bq @ of_queries).unsqueeze(1), tokens, matrix).to(x.dtype)
+
+
+def _sums(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, signs: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """``x^T x`` (B, C, C), ``sum x`` (B, C) and the L1 norms (B, 2C) of ``x W^T + b``, whose signs go to ``signs``."""
+    gram, norms = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), len(weight))
+    for at in _blocks(x):
+        projected = F.linear(x[:, at], weight, bias)
+        if signs is not None:
+            signs[:, at] = projected.sign()
+        norms += projected.abs_().sum(1)
+        gram.baddbmm_(x[:, at].mT, x[:, at])
+    return gram, x.sum(1), norms
+
+
+def _blocks(x: torch.Tensor) -> list[slice]:
+    """Slices of the token axis that hold about ``BLOCK`` elements."""
+    step = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // max(1, x.shape[0] * x.shape[2]))
+    return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
+
+
+class _Sums(torch.autograd.Function):
+    """``_sums`` with a backward block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        signs = torch.empty(*x.shape[:2], len(weight), dtype=torch.int8, device=x.device)
+        ctx.save_for_backward(x, weight, signs)
+        ctx.biased = bias is not None
+        return _sums(x, weight, bias, signs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, d_gram: torch.Tensor, d_total: torch.Tensor, d_norms: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        x, weight, signs = ctx.saved_tensors
+        both, slope = d_gram + d_gram.mT, d_norms.unsqueeze(1)
+        dx = torch.empty_like(x)
+        d_weight, d_bias = torch.zeros_like(weight), weight.new_zeros(len(weight)) if ctx.biased else None
+        for at in _blocks(x):
+            block, d = x[:, at], signs[:, at] * slope
+            dx[:, at] = torch.baddbmm(d_total.unsqueeze(1), block, both).add_(d @ weight)
+            d_weight += (d.mT @ block).sum(0)
+            if d_bias is not None:
+                d_bias += d.sum((0, 1))
+        return dx, d_weight, d_bias
