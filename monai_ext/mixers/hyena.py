@@ -14,6 +14,7 @@ import torch.nn as nn
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.hyena import hyena
 from monai_ext.ops.implicit_convolution import ImplicitKernel
+from monai_ext.ops.sine_network import sine_network, weights_and_biases
 
 # What an option is when nothing is said about it.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -81,19 +82,19 @@ class HyenaFilter(nn.Module):
         self.out = nn.Linear(width, channels, bias=False)
         if normalized:
             nn.init.normal_(self.out.weight, std=(2 / width) ** 0.5)
-        z = self._features(max_length, self.freq) if train_positions and max_length else None
-        self.z = None if z is None else nn.Parameter(z)
+        z = self._features(max_length, self.freq).T if train_positions and max_length else None
+        self.z = None if z is None else nn.Parameter(z.contiguous())
 
     def _offsets(self, n: int, like: torch.Tensor) -> torch.Tensor:
         return torch.arange(0 if self.causal else 1 - n, n, dtype=like.dtype, device=like.device)
 
     def _features(self, n: int, like: torch.Tensor) -> torch.Tensor:
-        """(K, E) for a sequence of n tokens."""
+        """(E, K) for a sequence of n tokens."""
         length = self.max_length or n
         offsets, bands = self._offsets(n, like), (self.emb_dim - 1) // 2
         f = torch.linspace(1e-4, bands - 1, bands, dtype=like.dtype, device=like.device)
-        w = (2 * math.pi / length * offsets).unsqueeze(-1) * f
-        return torch.cat([offsets.unsqueeze(-1) / max(length - 1, 1), torch.cos(w), -torch.sin(w)], -1)
+        w = f.unsqueeze(-1) * (2 * math.pi / length * offsets)
+        return torch.cat([offsets.unsqueeze(0) / max(length - 1, 1), torch.cos(w), -torch.sin(w)])
 
     def forward(self, n: int) -> torch.Tensor:
         """The kernels (channels, K) for a sequence of n tokens, K = 2n - 1 or, when causal, n."""
@@ -109,11 +110,9 @@ class HyenaFilter(nn.Module):
             if self.z is None:
                 z = self._features(n, like)
             else:
-                z = self.z[:n] if self.causal else self.z[length - n : length + n - 1]
-            h, freq = z.to(acc).T, self.freq.to(acc).T
-            for layer in self.layers:
-                w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
-                h = torch.sin(freq * torch.addmm(b.unsqueeze(-1), w, h))
+                z = (self.z[:n] if self.causal else self.z[length - n : length + n - 1]).T
+            freqs = self.freq.to(acc).expand(len(self.layers), -1)
+            h = sine_network(z.to(acc), *weights_and_biases(self.layers, acc), freqs)
             unit = 1 / max(length - 1, 1)
             delta = torch.linspace(-math.log(TARGET) / SLOW, -math.log(TARGET) / FAST, self.channels).to(like)
             weight = weight.to(acc)

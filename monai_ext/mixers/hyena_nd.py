@@ -15,6 +15,7 @@ from monai_ext.mixers.base import Mixer
 from monai_ext.mixers.published_filter import PublishedFilter
 from monai_ext.ops.hyena_nd import corner_kernel, hyena_nd
 from monai_ext.ops.implicit_convolution import ImplicitKernel
+from monai_ext.ops.sine_network import sine_network, weights_and_biases
 
 FILTERS = ("joint", "product", "published", "published_product")
 DIRECTIONS = ("two_sided", "causal", "alternate", "four")
@@ -69,12 +70,9 @@ class ImplicitFilter(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             offsets = [torch.arange(0 if causal else 1 - g, g, device=weight.device, dtype=acc) for g in grid]
             # features first, as the kernel is wanted
-            h = torch.stack(torch.meshgrid(*[o.sign() * o.abs().log1p() for o in offsets], indexing="ij")).flatten(1)
-            for i, layer in enumerate(self.layers):
-                w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
-                if not i:
-                    w, b = self.omega * w, self.omega * b
-                h = torch.sin(torch.addmm(b.unsqueeze(-1), w, h))
+            z = torch.stack(torch.meshgrid(*[o.sign() * o.abs().log1p() for o in offsets], indexing="ij")).flatten(1)
+            (first, *weights), (shift, *biases) = weights_and_biases(self.layers, acc)
+            h = sine_network(z, [self.omega * first, *weights], [self.omega * shift, *biases])
             # the envelope is a product over the axes, and so are its sums
             decay = self.log_decay.to(acc).exp()
             energy, total = torch.ones_like(decay), torch.ones_like(decay)

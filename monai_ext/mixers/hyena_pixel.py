@@ -12,6 +12,7 @@ import torch.nn as nn
 
 from monai_ext.mixers.base import Mixer
 from monai_ext.ops.implicit_convolution import ImplicitKernel, implicit_convolution
+from monai_ext.ops.sine_network import sine_network, weights_and_biases
 
 # taps along each axis where none are given, by dimension
 KERNEL_SIZES = {2: 111, 3: 31}
@@ -80,10 +81,7 @@ class PixelFilter(nn.Module):
                 z = self._positions(taps).to(weight.device)
             else:
                 z = self.z[(slice(None), *(slice((self.size - k) // 2, (self.size + k) // 2) for k in taps))]
-            h = z.to(acc).flatten(1)
-            for layer, freq in zip(self.layers, self.freqs.to(acc)):
-                w, b = layer.get_parameter("weight").to(acc), layer.get_parameter("bias").to(acc)
-                h = torch.sin(freq.unsqueeze(-1) * torch.addmm(b.unsqueeze(-1), w, h))
+            h = sine_network(z.to(acc).flatten(1), *weights_and_biases(self.layers, acc), self.freqs.to(acc))
             squares = [(torch.arange(k, device=h.device, dtype=acc) - k // 2).square() for k in taps]
             distance = torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0).sqrt().flatten()
             return ImplicitKernel(h, weight.to(acc), self.deltas.to(acc).abs(), distance, taps, self.shift.to(acc))

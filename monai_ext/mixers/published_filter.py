@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 
 from monai_ext.ops.implicit_convolution import ImplicitKernel
+from monai_ext.ops.sine_network import sine_network, weights_and_biases
 
 # features of a position: a fraction of the axis, a cosine and a sine
 FEATURES, FREQUENCY = 3, 1e-4
@@ -80,14 +81,12 @@ class PublishedFilter(nn.Module):
     def _implicit(
         self,
         number: int,
-        h: torch.Tensor,
+        z: torch.Tensor,
         delta: torch.Tensor,
         distance: torch.Tensor,
         taps: tuple[int, ...],
         scale: float = 1.0,
     ) -> ImplicitKernel:
-        freq = self.freq.to(h.dtype).T
-        for layer in self.networks[number]:
-            w, b = layer.get_parameter("weight").to(h.dtype), layer.get_parameter("bias").to(h.dtype)
-            h = torch.sin(freq * torch.addmm(b.unsqueeze(-1), w, h))
+        layers = self.networks[number]
+        h = sine_network(z, *weights_and_biases(layers, z.dtype), self.freq.to(z.dtype).expand(len(layers), -1))
         return ImplicitKernel(h, scale * self.outs[number].get_parameter("weight").to(h.dtype), delta, distance, taps)
