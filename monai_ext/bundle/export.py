@@ -24,7 +24,7 @@ from monai_ext.bundle.carry_configs import (
 )
 from monai_ext.bundle.export_docs import licence_id, model_card, own_readme
 from monai_ext.bundle.export_models import add_onnx, add_torchscript, rewrite_zip
-from monai_ext.bundle.find import find_bundle
+from monai_ext.bundle.find import LEFT_BEHIND, find_bundle
 from monai_ext.bundle.large_files import list_large_files
 from monai_ext.bundle.locate import read_json, write_json
 from monai_ext.data.manifest import list_manifests, manifest_folder
@@ -35,7 +35,6 @@ __all__ = ["Exported", "export_bundle"]
 
 PACKAGE = Package("monai_ext", Path(monai_ext.__file__).resolve().parent)
 COMMAND = "python -m monai_ext bundle export"
-LEFT_OUT = ("demo_output", "eval", "mlruns", "runs", "__pycache__")  # what training and evaluation write
 DATA_LIST = Path("data") / "datalist.json"  # of a bundle made from someone's own data
 # as its user has it, not where it was made
 ROOT = "$'{name}' if os.path.isfile('{name}/configs/metadata.json') else '.'"
@@ -156,7 +155,9 @@ def _copy(bundle: Path, folder: Path) -> None:
     """The bundle's files, without hidden ones, what runs left, and models other than ``model.pt``."""
     for path in sorted(bundle.rglob("*")):
         inside = path.relative_to(bundle)
-        left_out = inside.parts[0] in LEFT_OUT or any(part[0] == "." or part == "__pycache__" for part in inside.parts)
+        left_out = inside.parts[0] in LEFT_BEHIND or any(
+            part[0] == "." or part == "__pycache__" for part in inside.parts
+        )
         left_out |= inside.parts[0] == DATA_LIST.parts[0] and inside != DATA_LIST  # images that lie there
         made_anew = inside.parts[0] == "models" and inside.name != "model.pt"
         if path.is_file() and not left_out and not made_anew:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["find_bundle"]
+__all__ = ["LEFT_BEHIND", "find_bundle"]
+
+LEFT_BEHIND = ("demo_output", "eval", "mlruns", "runs", "__pycache__")  # what trainings and evaluations write
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"  # of an editable installation
 

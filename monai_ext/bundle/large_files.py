@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from monai_ext.bundle.find import LEFT_BEHIND
+
 __all__ = ["LIMIT", "large_files", "list_large_files", "listed_files"]
 
 LIMIT = 25 * 1024 * 1024  # bytes of a single file
@@ -15,8 +17,9 @@ NAMES = ("large_files.yml", "large_files.yaml", "large_files.json")
 
 
 def large_files(bundle: Path) -> list[Path]:
-    """The files over 25 MB."""
-    return sorted(path for path in bundle.rglob("*") if path.is_file() and path.stat().st_size > LIMIT)
+    """The files over 25 MB, without those that trainings and evaluations left behind."""
+    found = (path for path in bundle.rglob("*") if path.relative_to(bundle).parts[0] not in LEFT_BEHIND)
+    return sorted(path for path in found if path.is_file() and path.stat().st_size > LIMIT)
 
 
 def listed_files(bundle: Path) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from monai_ext.bundle.configs import TEMPLATES, Bundle
 from monai_ext.bundle.pairing import Pairs
+from monai_ext.bundle.splits import alike_across_splits
 from monai_ext.data.check_case import Finding, some
 
 TITLES = {
@@ -68,6 +69,14 @@ def data_remarks(bundle: Bundle, splits: dict[str, str]) -> list[Finding]:
         warn("few cases", f"{len(splits)} labelled cases are few: figures on so few test cases say little")
     if not counts["test"]:
         warn("no test case", "there is no test case: evaluation runs on the validation cases, which chose the weights")
+    alike = alike_across_splits(found.cases, splits)
+    if alike:
+        warn(
+            "one patient in several splits",
+            f"{len(alike)} images in different splits have names that begin alike, such as {alike[0]} and {alike[1]}: "
+            "if they are of one patient the test flatters; then give a --datalist or --labels_csv with a column "
+            "`patient`",
+        )
     if len(splits) == 1:
         warn("one case", "one case trains and validates: the figures say nothing of other images")
     if found.empty:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from monai_ext.bundle.pairing import Case
 from monai_ext.data.hash_split import place, split_at
+
+# what names of one patient's images differ in, behind a number: the side, or a further number
+_SIDE = re.compile(r"(.*\d)[ _-]?(?:l|r|left|right|od|os)", re.IGNORECASE)
+_NUMBER = re.compile(r"(.*\d.*?)[ _-](?:[a-z]+[ _-]?)?\d+", re.IGNORECASE)
+MOST_ALIKE = 20  # images whose names begin alike; more are taken for those of a series, a year or a place
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
@@ -33,6 +39,20 @@ def split_cases(cases: Sequence[Case], seed: int, by_class: bool = False) -> dic
         chosen = _split_names(names, seed)
         splits |= {case.name: chosen[name] for name in names for case in groups[name]}
     return splits
+
+
+def alike_across_splits(cases: Sequence[Case], splits: dict[str, str]) -> list[str]:
+    """Names of cases that may be of one patient (``07L`` and ``07R``, ``12_1`` and ``12_2``) but are in several splits.
+
+    Cases of known patients, and those whose split came with the data, are not doubted.
+    """
+    alike: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        found = _SIDE.fullmatch(case.name) or _NUMBER.fullmatch(case.name)
+        if found and not case.group and not case.split:
+            alike[found[1]].append(case.name)
+    few = [names for names in alike.values() if 1 < len(names) <= min(MOST_ALIKE, len(cases) - 1)]
+    return [name for names in few if len({splits[name] for name in names}) > 1 for name in sorted(names)]
 
 
 def _split_names(names: Sequence[str], seed: int) -> dict[str, str]:

@@ -16,7 +16,6 @@ __all__ = ["Bundle", "copy_bundle", "find_bundle", "find_bundles"]
 
 WEIGHTS = ("models/model.pt", "models/model.ts")
 SHIPPED = "models/shipped.pt"
-_LEFT_OUT = ("runs", "eval", "__pycache__", ".*")  # what trainings and evaluations wrote
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
         return f"{bundle.name}: in the app folder already and kept as it is; --replace takes it anew."
     aside = _aside(target) if target.exists() else None
     with staged(target) as fresh:
-        shutil.copytree(bundle.folder, fresh, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
+        shutil.copytree(
+            bundle.folder, fresh, ignore=shutil.ignore_patterns(*find.LEFT_BEHIND, ".*"), dirs_exist_ok=True
+        )
         if (fresh / WEIGHTS[0]).is_file():
             shutil.copy2(fresh / WEIGHTS[0], fresh / SHIPPED)
         if not bundle.segments:

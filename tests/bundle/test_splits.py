@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_ext.bundle.pairing import Case
-from monai_ext.bundle.splits import split_cases
+from monai_ext.bundle.splits import alike_across_splits, split_cases
 
 
 def cases(number: int, **more: str) -> list[Case]:
@@ -51,3 +51,28 @@ def test_the_data_s_own_split_is_kept() -> None:
     own = [*cases(6, split="train"), Case("t", (Path("t.png"),), split="test")]
     splits = split_cases(own, seed=0)
     assert splits["t"] == "test" and Counter(splits.values()) == {"train": 5, "validation": 1, "test": 1}
+
+
+def named(names: list[str], **more: str) -> list[Case]:
+    return [Case(name, (Path(f"{name}.png"),), **more) for name in names]
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["Image_{:02d}{}", "sub-{:02d}_ses-{}", "p{:02d}/slice_{}", "{:02d}-{}"],
+    ids=["side", "visit", "folder", "-"],
+)
+def test_one_patient_in_several_splits_is_seen(form: str) -> None:
+    ends = ("L", "R") if form.startswith("Image") else (1, 2)
+    several = named([form.format(n, end) for n in range(20) for end in ends])
+    splits = {case.name: "train" for case in several} | {several[5].name: "test"}
+    assert alike_across_splits(several, splits) == [several[4].name, several[5].name]
+    known = [Case(case.name, case.images, group=case.name[:8]) for case in several]
+    given = [Case(case.name, case.images, split=splits[case.name]) for case in several]
+    assert not alike_across_splits(known, splits) and not alike_across_splits(given, splits)
+
+
+@pytest.mark.parametrize("form", ["hippocampus_{:03d}", "{:03d}", "2019_{:03d}", "scan {:03d}"])
+def test_a_series_of_numbers_is_no_patient(form: str) -> None:
+    many = named([form.format(n) for n in range(30)])
+    assert not alike_across_splits(many, {case.name: ("train", "test")[n % 2] for n, case in enumerate(many)})
