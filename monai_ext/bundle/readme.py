@@ -114,8 +114,9 @@ def readme(bundle: Bundle, pairs: Pairs, splits: dict[str, str], total: int, fin
     lines = "\n".join(f"- {line}" for line in facts(bundle, pairs, splits, total))
     mixer = "network_def#network#mixer" if task == "denoising" else "network_def#mixer"
     values = (
-        f" The labels' values {', '.join(map(str, plan.values))} become classes 0 to {len(plan.values) - 1}; volumes "
-        "that inference writes hold the classes."
+        f" The labels' values {', '.join(map(str, plan.values))} become classes 0 to {len(plan.values) - 1}; what "
+        f"inference writes holds {'the values' if min(plan.values) >= 0 else 'the classes'}, and what a MONAI Label "
+        "server draws and learns from holds the classes."
         if plan.values
         else ""
     )

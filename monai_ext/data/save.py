@@ -59,7 +59,8 @@ class SaveLikeInputd(SaveImaged):
         inputs: all paths that inference will see, asked for when the first prediction is saved. Files that share a
             name without suffix then get longer names, whatever the order; without, the first one gets the short name.
         values: pixel value of each class where labels are saved as a picture, such as ``(0, 255)`` to see them;
-            the class itself if None. Volumes always hold classes.
+            the class itself if None.
+        volume_values: the same where they are saved as a volume.
         value_range: what of an image becomes black and white in 8 and 16 bits; None where the values are the file's
             own already. Floating point is saved as it is.
         print_log: tell where each file went.
@@ -79,6 +80,7 @@ class SaveLikeInputd(SaveImaged):
         source: Hashable = "image",
         inputs: Iterable[str | os.PathLike] = (),
         values: Sequence[int] | None = None,
+        volume_values: Sequence[int] | None = None,
         value_range: Sequence[float] | None = None,
         print_log: bool = True,
         allow_missing_keys: bool = False,
@@ -86,7 +88,7 @@ class SaveLikeInputd(SaveImaged):
         super().__init__(keys, output_dir=Path(output_dir), print_log=False, allow_missing_keys=allow_missing_keys)
         if content not in CONTENTS:
             raise ValueError(f"content {content!r} is unknown: it can be {', '.join(CONTENTS)}.")
-        if values is not None and content != "labels":
+        if (values is not None or volume_values is not None) and content != "labels":
             raise ValueError(f"values are pixel values of classes: they go with content='labels', not {content!r}.")
         if value_range is not None and not value_range[0] < value_range[1]:
             raise ValueError(f"value_range {tuple(value_range)} must rise, from black to white.")
@@ -94,7 +96,7 @@ class SaveLikeInputd(SaveImaged):
         self.content = content
         self.postfix = f"_{output_postfix.lstrip('_')}" if output_postfix else ""
         self.source = source
-        self.values = None if values is None else np.asarray(values)
+        self.values, self.volume_values = (None if v is None else np.asarray(v) for v in (values, volume_values))
         self.value_range = value_range
         self.print_log = print_log
         self.inputs = inputs
@@ -110,7 +112,7 @@ class SaveLikeInputd(SaveImaged):
             if is_picture(path) and not path.is_dir():
                 content, suffix = self._picture(array, path, f"the {key} of {path}")
             else:
-                content, suffix = self._volume(array, meta), ".nii.gz"
+                content, suffix = self._volume(array, meta, f"the {key} of {path}"), ".nii.gz"
             target = self.folder / f"{self._name(path)}{extra}{self.postfix}{suffix}"
             if target.exists() and path.exists() and target.samefile(path):
                 raise ValueError(f"{target} is the image itself; give another output_dir or an output_postfix.")
@@ -152,7 +154,9 @@ class SaveLikeInputd(SaveImaged):
             raise ValueError(f"{name} is no label map (one channel of whole numbers); put AsDiscreted(argmax) before.")
         return array.astype(np.uint8 if array.max() < 256 else np.uint16)
 
-    def _volume(self, array: np.ndarray, meta: Mapping[str, Any]) -> bytes:
+    def _volume(self, array: np.ndarray, meta: Mapping[str, Any], name: str) -> bytes:
+        if self.content == "labels":
+            array = _valued(array, self.volume_values, name)
         array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
         affine = np.asarray(meta["original_affine"], dtype=float)
         image = nib.Nifti1Image(array if self.content == "labels" else array.astype(np.float32), affine)
@@ -181,11 +185,7 @@ class SaveLikeInputd(SaveImaged):
     def _stored(self, array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         """The numbers that the picture is to hold."""
         if self.content == "labels":
-            if self.values is None:
-                return array
-            if array.max() >= len(self.values):
-                raise ValueError(f"{name} holds the class {array.max()}, values has {len(self.values)} classes.")
-            return self.values[array].astype(np.uint8 if self.values.max() < 256 else np.uint16)
+            return _valued(array, self.values, name)
         if dtype.kind == "f":
             return array.astype(np.float32)
         limits = np.iinfo(dtype)
@@ -200,6 +200,15 @@ class SaveLikeInputd(SaveImaged):
         if path not in self._names:
             self._names[path] = _free_name(path, self._names)
         return self._names[path]
+
+
+def _valued(classes: np.ndarray, values: np.ndarray | None, name: str) -> np.ndarray:
+    """The value of each class in the place of the class."""
+    if values is None:
+        return classes
+    if classes.max() >= len(values):
+        raise ValueError(f"{name} holds the class {classes.max()}, values has {len(values)} classes.")
+    return values[classes].astype(np.uint8 if values.max() < 256 else np.uint16)
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -94,7 +94,8 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
     A copy, because a training in the server overwrites ``models/model.pt``; ``models/shipped.pt`` in the copy keeps
     the weights it began with, and viewers offer both. A copy that is there already may hold weights trained in the
     server and stays, or with ``replace`` moves aside. Outputs of trainings and evaluations are left out, and so is the
-    training of a bundle that gives no label maps: the server would offer to train it on label maps.
+    training of a bundle that gives no label maps: the server would offer to train it on label maps. Where a bundle's
+    data store classes as other values, the copy's training reads classes, which are what annotators draw in a server.
     """
     target = models / bundle.name
     if bundle.folder == target.resolve():
@@ -108,12 +109,29 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
         )
         if (fresh / WEIGHTS[0]).is_file():
             shutil.copy2(fresh / WEIGHTS[0], fresh / SHIPPED)
-        if not bundle.segments:
-            for path in (fresh / "configs").glob("train.*"):
+        for path in (fresh / "configs").glob("train.*"):
+            if not bundle.segments:
                 path.unlink()
+            elif path.suffix == ".json":
+                _learn_from_classes(path)
         if aside is not None:
             target.rename(aside)
     return f"{bundle.name}: copied from {bundle.folder}" + (f"; the former copy is {aside.name}." if aside else ".")
+
+
+def _learn_from_classes(config: Path) -> None:
+    """A training whose label maps hold the classes 0, 1, 2, ..., whatever values the bundle's own data have."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    todo, changed = [content], False
+    while todo:
+        entry = todo.pop()
+        todo += entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        values = entry.get("values", ()) if isinstance(entry, dict) else ()
+        # of two values without 1 the transform takes classes by itself
+        if values and str(entry.get("_target_")).endswith(".ClassesOfd") and (len(values) > 2 or 1 in values):
+            entry["values"], changed = list(range(len(values))), True
+    if changed:
+        config.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def _aside(target: Path) -> Path:

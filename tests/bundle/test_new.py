@@ -172,6 +172,26 @@ def test_values_of_masks_become_classes_and_come_back(tmp_path: Path) -> None:
     assert set(np.unique(read_volume(folder / "eye 1é_seg.png").voxels)) <= {0, 200}
 
 
+def test_values_of_volumes_come_back(tmp_path: Path) -> None:
+    """Labels of 0, 1 and 3, as they are where one class of several was taken out."""
+    data = own_data.volumes(tmp_path / "data")
+    for path in (data / "labelsTr").iterdir():
+        mask = read_volume(path).voxels.astype(np.uint8)
+        mask[:, :, : mask.shape[2] // 2] *= 3
+        own_data.save_volume(path, mask)
+    made = make("segmentation", Source(str(data)), tmp_path)
+    train(made.root)
+    options: dict[str, Any] = {"dataset_dir": str(data / "imagesTr"), "output_dir": str(tmp_path / "found")}
+    flow = workflow(made.root, ["inference.json"], "infer", device=CPU, **options)
+    flow.initialize()
+    with torch.no_grad():  # no background, hence classes for certain
+        flow.parser.get_parsed_content("network_def").out.conv.conv.bias[0] -= 100
+    flow.run()
+    flow.finalize()
+    values = {int(v) for path in (tmp_path / "found").glob("*.nii.gz") for v in np.unique(read_volume(path).voxels)}
+    assert values and values <= {1, 3}
+
+
 def test_coarse_slices_make_a_flat_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LADDERS, ("segmentation", 3), [(8, 16, 1)])  # type: ignore[arg-type]
     data = own_data.volumes(tmp_path / "data", 3, (40, 40, 12), np.diag([0.5, 0.5, 5, 1]))
