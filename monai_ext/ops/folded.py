@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+# Numbers of a block of tokens that is worked on at a time: what bounds the working memory. A CPU is fastest where they
+# fit its cache.
+BLOCK_CPU, BLOCK = 2**18, 2**22
+
 
 def of_queries_keys_values(
     qkv: torch.Tensor, bias: torch.Tensor | None
@@ -60,6 +64,12 @@ def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
 def _of_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """The inverse: of (B, C, H) each head's own channels (B, C)."""
     return torch.diagonal(x.unflatten(1, (heads, -1)), dim1=1, dim2=3).transpose(1, 2).flatten(1)
+
+
+def token_blocks(x: torch.Tensor) -> list[slice]:
+    """Slices of the tokens (B, N, C) that hold about ``BLOCK`` numbers."""
+    step = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // max(1, x.shape[0] * x.shape[2]))
+    return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
 
 
 # Features of queries and keys by name: in place, and the derivative from the feature itself, written to another tensor.
@@ -116,18 +126,34 @@ def _forward(
     heads: int,
     feature: str,
     least: float,
+    keep: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Output, features of q and k, mean products and sums of k, reciprocal denominators."""
+    """Output, mean products and sums of k, and where they are to be kept features of q and k, reciprocal denominators.
+
+    Keys come before queries, for these wait for the sums of those.
+    """
     of_q, of_k, (wv, bv) = of_queries_keys_values(qkv, bias)
-    q, k = F.linear(x, *of_q), F.linear(x, *of_k)
-    for t in (q, k):
-        FEATURES[feature][0](t)
-    product, total = k.mT @ x / x.shape[1], k.mean(1)
-    matrix = fold_values(product, total, wv, bv, out, heads)
+    apply, n, blocks = FEATURES[feature][0], x.shape[1], token_blocks(x)
+    product, total = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), x.shape[2])
+    kept = [torch.empty_like(x), torch.empty_like(x), x.new_empty(*x.shape[:2], heads)] if keep else []
+    for at in blocks:
+        k = apply(F.linear(x[:, at], *of_k))
+        product.baddbmm_(k.mT, x[:, at], alpha=1 / n)
+        total += k.sum(1)
+        if kept:
+            kept[1][:, at] = k
+    total /= n
+    matrix, by_head = fold_values(product, total, wv, bv, out, heads), _by_head(total, heads)
     if gain is not None:
-        matrix = matrix * _repeated(gain, q)
-    share = 1 / (q @ _by_head(total, heads)).clamp_min(least)
-    return _scaled(q, share) @ matrix, q, k, product, total, share
+        matrix = matrix * _repeated(gain, x)
+    y = torch.empty_like(x)
+    for at in blocks:
+        q = apply(F.linear(x[:, at], *of_q))
+        share = (q @ by_head).clamp_min_(least).reciprocal_()
+        if kept:
+            kept[0][:, at], kept[2][:, at] = q, share
+        y[:, at] = _scale(q, share) @ matrix
+    return y, product, total, *kept
 
 
 def _repeated(gain: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -135,26 +161,27 @@ def _repeated(gain: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return gain.repeat_interleave(like.shape[-1] // len(gain)).unsqueeze(-1)
 
 
-def _scaled(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, N, C) times a factor for each head (B, N, H)."""
-    return (x.unflatten(-1, (share.shape[-1], -1)) * share.unsqueeze(-1)).flatten(-2)
+def _scale(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) times a factor for each head (B, N, H), in place."""
+    x.unflatten(-1, (share.shape[-1], -1)).mul_(share.unsqueeze(-1))
+    return x
 
 
 class _Folded(torch.autograd.Function):
-    """The folded attention; what is of the size of x is written in place in the backward wherever it can be."""
+    """The folded attention, block by block forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x, qkv, bias, out, gain, heads: int, feature: str, least: float) -> torch.Tensor:
-        y, q, k, product, total, share = _forward(x, qkv, bias, out, gain, heads, feature, least)
-        ctx.save_for_backward(x, qkv, bias, out, gain, q, k, product, total, share)
+        y, product, total, q, k, share = _forward(x, qkv, bias, out, gain, heads, feature, least, keep=True)
+        ctx.save_for_backward(x, qkv, bias, out, gain, product, total, q, k, share)
         ctx.heads, ctx.slope, ctx.least = heads, FEATURES[feature][1], least
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, qkv, bias, out, gain, q, k, product, total, share = ctx.saved_tensors
-        heads, n = ctx.heads, x.shape[1]
+        x, qkv, bias, out, gain, product, total, q, k, share = ctx.saved_tensors
+        heads, n, blocks = ctx.heads, x.shape[1], token_blocks(x)
         with torch.autocast(x.device.type, enabled=False):
             (wq, _), (wk, _), (wv, bv) = of_queries_keys_values(qkv, bias)
             # (B, H, D, C) or (H, D, C), each: a head's values, and what they become in the output
@@ -163,34 +190,46 @@ class _Folded(torch.autograd.Function):
             values = product_h @ wv_h.mT
             if bv is not None:
                 values = values + total_h * bv.unflatten(0, (heads, 1, -1))
-            matrix = (values @ out_h).flatten(1, 2)
+            plain = (values @ out_h).flatten(1, 2)
+            matrix = plain if gain is None else plain * _repeated(gain, x)
 
-            work = _scaled(q, share)
-            d_matrix = work.mT @ grad
+            dx, d_matrix = torch.empty_like(x), torch.zeros_like(product)
+            d_wq, d_wk, d_bq, d_bk = (w.new_zeros(w.shape[:rank]) for rank in (2, 1) for w in (wq, wk))
+            d_total, by_head = torch.zeros_like(total), _by_head(total, heads)
+            for at in blocks:
+                q_, share_, g = q[:, at], share[:, at], grad[:, at]
+                d_matrix.baddbmm_(_scale(q_.clone(), share_).mT, g)
+                dq = g @ matrix.mT
+                d_share = (dq * q_).unflatten(-1, (heads, -1)).sum(-1)
+                # where the bound acts, the denominator is a constant
+                d_least = d_share * -share_.square() * (share_ * ctx.least < 1)
+                d_total += _of_heads(q_.mT @ d_least, heads)
+                dq = _scale(dq, share_).baddbmm_(d_least, by_head.mT)
+                dq.mul_(ctx.slope(q_, torch.empty_like(q_)))
+                dx[:, at] = dq @ wq
+                d_wq += (dq.mT @ x[:, at]).sum(0)
+                d_bq += dq.sum((0, 1))
+
             d_gain = None
             if gain is not None:
-                d_gain = (d_matrix * matrix).sum((0, 2)).unflatten(0, (heads, -1)).sum(1)
-                matrix, d_matrix = (m * _repeated(gain, q) for m in (matrix, d_matrix))
+                d_gain = (d_matrix * plain).sum((0, 2)).unflatten(0, (heads, -1)).sum(1)
+                d_matrix = d_matrix * _repeated(gain, x)
             d_matrix = d_matrix.unflatten(1, (heads, -1))
             d_values = d_matrix @ out_h.mT
             d_out = (values.mT @ d_matrix).sum(0).flatten(0, 1).T
-            d_product, d_wv = (d_values @ wv_h).flatten(1, 2), (d_values.mT @ product_h).sum(0).flatten(0, 1)
-            d_total, d_bv = torch.zeros_like(total), None
+            d_product, d_wv = (d_values @ wv_h).flatten(1, 2) / n, (d_values.mT @ product_h).sum(0).flatten(0, 1)
+            d_bv = None
             if bv is not None:
-                d_total = (d_values * bv.unflatten(0, (heads, 1, -1))).sum(-1).flatten(1)
+                d_total = d_total + (d_values * bv.unflatten(0, (heads, 1, -1))).sum(-1).flatten(1)
                 d_bv = (d_values * total_h).sum((0, 2)).flatten()
 
-            dq = grad @ matrix.mT
-            d_share = torch.mul(dq, q, out=work).unflatten(-1, (heads, -1)).sum(-1)
-            # where the bound acts, the denominator is a constant
-            d_least = d_share * -share.square() * (share * ctx.least < 1)
-            d_total = d_total + _of_heads(q.mT @ d_least, heads)
-            dq.unflatten(-1, (heads, -1)).mul_(share.unsqueeze(-1))
-            dq.baddbmm_(d_least, _by_head(total, heads).mT).mul_(ctx.slope(q, work))
-            dx = dq @ wq
-            d_wq, d_bq = (dq.mT @ x).sum(0), dq.sum((0, 1))
-            dk = torch.baddbmm(d_total.unsqueeze(1), x, d_product.mT, out=dq).div_(n).mul_(ctx.slope(k, work))
-            dx.baddbmm_(dk, wk.expand(len(x), -1, -1)).baddbmm_(k, d_product, alpha=1 / n)
-            d_qkv = torch.cat((d_wq, (dk.mT @ x).sum(0), d_wv))
-            d_bias = None if bias is None else torch.cat((d_bq, dk.sum((0, 1)), d_bv))
+            for at in blocks:
+                k_, x_ = k[:, at], x[:, at]
+                dk = torch.baddbmm(d_total.unsqueeze(1) / n, x_, d_product.mT)
+                dk.mul_(ctx.slope(k_, torch.empty_like(k_)))
+                dx[:, at] += torch.baddbmm(dk @ wk, k_, d_product)
+                d_wk += (dk.mT @ x_).sum(0)
+                d_bk += dk.sum((0, 1))
+            d_qkv = torch.cat((d_wq, d_wk, d_wv))
+            d_bias = None if bias is None else torch.cat((d_bq, d_bk, d_bv))
         return dx, d_qkv, d_bias, d_out, d_gain, None, None, None

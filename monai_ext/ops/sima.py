@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from monai_ext.ops.folded import fold_values, of_queries_keys_values
+from monai_ext.ops.folded import fold_values, of_queries_keys_values, token_blocks
 from monai_ext.ops.shapes import check_qkv
-
-# Elements of a block of tokens that is projected at a time: what bounds the working memory. A CPU is fastest where
-# they fit its cache.
-BLOCK_CPU, BLOCK = 2**18, 2**22
 
 
 def sima_attention_plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float = 1e-12) -> torch.Tensor:
@@ -110,19 +106,13 @@ def _sums(
 ) -> tuple[torch.Tensor, ...]:
     """``x^T x`` (B, C, C), ``sum x`` (B, C) and the L1 norms (B, 2C) of ``x W^T + b``, whose signs go to ``signs``."""
     gram, norms = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), len(weight))
-    for at in _blocks(x):
+    for at in token_blocks(x):
         projected = F.linear(x[:, at], weight, bias)
         if signs is not None:
             signs[:, at] = projected.sign()
         norms += projected.abs_().sum(1)
         gram.baddbmm_(x[:, at].mT, x[:, at])
     return gram, x.sum(1), norms
-
-
-def _blocks(x: torch.Tensor) -> list[slice]:
-    """Slices of the token axis that hold about ``BLOCK`` elements."""
-    step = max(1, (BLOCK_CPU if x.device.type == "cpu" else BLOCK) // max(1, x.shape[0] * x.shape[2]))
-    return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
 
 
 class _Sums(torch.autograd.Function):
@@ -144,7 +134,7 @@ class _Sums(torch.autograd.Function):
         both, slope = d_gram + d_gram.mT, d_norms.unsqueeze(1)
         dx = torch.empty_like(x)
         d_weight, d_bias = torch.zeros_like(weight), weight.new_zeros(len(weight)) if ctx.biased else None
-        for at in _blocks(x):
+        for at in token_blocks(x):
             block, d = x[:, at], signs[:, at] * slope
             dx[:, at] = torch.baddbmm(d_total.unsqueeze(1), block, both).add_(d @ weight)
             d_weight += (d.mT @ block).sum(0)
