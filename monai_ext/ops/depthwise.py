@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+# Taps along the last axis up to which PyTorch's CPU kernel of the weight's gradient is fast, without or with one zero
+# beside the map; of five it takes ten times as long.
+FAST_TAPS = 3
+
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -134,27 +138,47 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        channels, g = weight.shape[0], x.shape[1:4]
+        length, taps, columns = x.shape[1], weight.shape[2], weight.shape[4]
         sides = [_sides(k, ctx.ahead) for k in weight.shape[3:]]
         pad = [max(side) for side in sides]
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        together = need_weight and columns <= FAST_TAPS
         # what the forward cut off had no influence
-        cut = [side for p, (behind, front) in zip(reversed(pad), reversed(sides)) for side in (p - behind, p - front)]
+        rows, cut = ((p - behind, p - ahead) for p, (behind, ahead) in zip(pad, sides))
         grad = grad.contiguous()
-        whole = F.pad(grad, (0, 0, *cut)) if any(cut) else grad
-        dx = None
-        dw = torch.zeros_like(weight)
-        for tap, to, of in _shifts(g[0], weight.shape[2], ctx.ahead):
-            w = weight[:, :, tap]
-            mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
-            part, dw_tap, _ = torch.ops.aten.convolution_backward(
-                _planes(whole[:, to]), _planes(x[:, of]), w, None, [1, 1], pad, [1, 1], False, [0, 0], channels, mask
-            )
-            if dw_tap is not None:
-                dw[:, :, tap] = dw_tap
-            if part is not None:
-                part = part.permute(0, 2, 3, 1).unflatten(0, (len(x), -1))
-                if dx is None:
-                    dx = part
-                else:
-                    dx[:, of] += part
-        return dx, dw if mask[1] else None, grad.sum((0, 1, 2, 3)) if ctx.needs_input_grad[2] else None, None
+        dx, dw = None, torch.zeros_like(weight)
+        if need_x or together:
+            whole = _beside(grad, cut, rows)
+            for tap, to, of in _shifts(length, taps, ctx.ahead):
+                mask = [need_x, together, False]
+                part, dw_tap = _gradients(whole[:, to], x[:, of], weight[:, :, tap], pad, mask)
+                if dw_tap is not None:
+                    dw[:, :, tap] = dw_tap
+                if part is not None:
+                    part = part.permute(0, 2, 3, 1).unflatten(0, (len(x), -1))
+                    if dx is None:
+                        dx = part
+                    else:
+                        dx[:, of] += part
+        if need_weight and not together:
+            whole, behind = _beside(grad, (0, 0), rows), sides[1][0]
+            for start in (*range(0, columns - FAST_TAPS, FAST_TAPS), columns - FAST_TAPS):
+                moved = _beside(x, (behind - start, start + FAST_TAPS - 1 - behind), (0, 0))
+                for tap, to, of in _shifts(length, taps, ctx.ahead):
+                    few = (slice(None), slice(None), tap, slice(None), slice(start, start + FAST_TAPS))
+                    w = weight[few].contiguous()
+                    dw[few] = _gradients(whole[:, to], moved[:, of], w, [pad[0], 0], [False, True, False])[1]
+        return dx, dw if need_weight else None, grad.sum((0, 1, 2, 3)) if need_bias else None, None
+
+
+def _gradients(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, pad: list[int], mask: list[bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Of x, as pictures with the channels last, and of the weight of one tap of the first axis."""
+    arguments = [1, 1], pad, [1, 1], False, [0, 0], len(weight), mask
+    return torch.ops.aten.convolution_backward(_planes(grad), _planes(x), weight, None, *arguments)[:2]
+
+
+def _beside(x: torch.Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> torch.Tensor:
+    """(B, g1, g2, g3, C) with so many zeros before and after the last two axes, or less of them."""
+    return F.pad(x, (0, 0, *columns, *rows)) if any((*columns, *rows)) else x
