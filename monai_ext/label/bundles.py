@@ -126,10 +126,13 @@ def _learn_from_classes(config: Path) -> None:
     while todo:
         entry = todo.pop()
         todo += entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
-        values = entry.get("values", ()) if isinstance(entry, dict) else ()
+        if not isinstance(entry, dict) or not str(entry.get("_target_")).endswith(".ClassesOfd"):
+            continue
+        values = entry.get("values")
         # of two values without 1 the transform takes classes by itself
-        if values and str(entry.get("_target_")).endswith(".ClassesOfd") and (len(values) > 2 or 1 in values):
-            entry["values"], changed = list(range(len(values))), True
+        if isinstance(values, list) and (len(values) > 2 or 1 in values):
+            classes = list(range(len(values)))
+            entry["values"], changed = classes, changed or values != classes
     if changed:
         config.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
