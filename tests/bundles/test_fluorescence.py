@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "warmup_epochs": 1,
 }
 COLUMNS = ["case", "psnr", "ssim", "input_psnr", "input_ssim", "nlm_psnr", "nlm_ssim", "gaussian_psnr", "gaussian_ssim"]
-PSNR, SSIM = 39.56, 0.9365  # mean of the test pairs, in the bundle's README
+PSNR, SSIM = 39.51, 0.9354  # mean of the test pairs without mirroring, 0.05 dB and 0.001 below the README's with it
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_shipped_weights_on_real_pairs(real_data: Path, tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"no {NAME} in {real_data}")
     paths = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "model_path": str(BUNDLE / "models" / "model.pt")}
-    options = {"device": "$torch.device('cpu')", "num_workers": 0, "handlers#2#_disabled_": True}
+    options = {"device": "$torch.device('cpu')", "num_workers": 0, "mirror_axes": [], "handlers#2#_disabled_": True}
     complete(workflow(BUNDLE, ["train.json", "evaluate.json"], "eval", **options, **paths))
     mean = {column: float(table(tmp_path / "metrics.csv")["mean"][column]) for column in COLUMNS[1:]}
     assert mean["psnr"] == pytest.approx(PSNR, abs=0.05)

@@ -34,8 +34,8 @@ TINY: dict[str, Any] = {
     "val_interval": 1,
     "warmup_epochs": 1,
 }
-# of the shipped weights, without mirroring, as the bundle's README has them
-DICE, ROC_AUC = 0.808, 0.9875
+# of the shipped weights on the first test photographs, without mirroring; all eight give 0.808 and 0.9875
+PHOTOGRAPHS, DICE, ROC_AUC = 3, 0.8134, 0.9887
 COLUMNS = ["case", "dice", "roc_auc", "centre_line_dice", "sensitivity", "specificity", "accuracy"]
 
 
@@ -138,6 +138,7 @@ def test_shipped_weights_on_real_photographs(real_data: Path, tmp_path: Path) ->
     model = str(BUNDLE / "models" / "model.pt")
     paths = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "model_path": model}
     options = {"device": "$torch.device('cpu')", "num_workers": 0, "mirror_axes": [], "handlers#2#_disabled_": True}
+    options["dataset#data"] = f"$datalist('chase_db1', @dataset_dir, @split)[:{PHOTOGRAPHS}]"
     complete(workflow(BUNDLE, ["train.json", "evaluate.json"], "eval", **options, **paths))
     rows = table(tmp_path / "metrics.csv")
     assert float(rows["mean"]["dice"]) == pytest.approx(DICE, abs=0.003)
