@@ -1,4 +1,4 @@
-"""A small network of sines over many positions, as it makes the kernels of long convolutions.
+"""A small network of sines over many positions (Sitzmann et al., arXiv 2006.09661, 2020), as it makes the Hyenas' kernels.
 
 Legend: E features of a position, K positions, F width of a layer.
 """
