@@ -1,4 +1,4 @@
-"""A small network of sines over many positions (Sitzmann et al., arXiv 2006.09661, 2020), as it makes the Hyenas' kernels.
+"""A small network of sines over many positions (Sitzmann et al., arXiv 2006.09661, 2020): what makes kernels of Hyenas.
 
 Legend: E features of a position, K positions, F width of a layer.
 """
