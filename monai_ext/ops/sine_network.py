@@ -85,7 +85,7 @@ class _Layers:
         widths, k = [len(w) for w in self.weights], z.shape[1]
         step = min(max(1, (BLOCK_CPU if z.device.type == "cpu" else BLOCK) // max(widths)), k)
         self.blocks = [slice(start, min(start + step, k)) for start in range(0, k, step)]
-        self.sums, self.sines, self.grads = ([z.new_empty(w, step) for w in widths] for _ in range(3))
+        self.sums, self.sines = ([z.new_empty(w, step) for w in widths] for _ in range(2))
 
     def run(self, z: torch.Tensor) -> list[torch.Tensor]:
         """What goes into each layer, and what comes out of the last; the sums before the sines stay, too."""
@@ -120,6 +120,7 @@ class _SineNetwork(torch.autograd.Function):
         z, *parts = ctx.saved_tensors
         network, layers = _Layers(z, ctx.layers, parts), ctx.layers
         dz = torch.empty_like(z) if ctx.needs_input_grad[0] else None
+        grads = [torch.empty_like(h) for h in network.sines[:-1]]
         sums = [torch.zeros_like(t) for t in parts]
         d_weights, d_biases, d_freqs = sums[:layers], sums[layers : 2 * layers], sums[-1]
         with torch.autocast(z.device.type, enabled=False):
@@ -136,7 +137,7 @@ class _SineNetwork(torch.autograd.Function):
                     d_weights[i].addmm_(slope, inputs[i].T)
                     d_biases[i] += slope.sum(1)
                     if i:
-                        d = torch.mm(parts[i].T, slope, out=network.grads[i - 1][:, :n])
+                        d = torch.mm(parts[i].T, slope, out=grads[i - 1][:, :n])
                     elif dz is not None:
                         dz[:, at] = parts[0].T @ slope
         return dz, None, *sums

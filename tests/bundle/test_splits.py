@@ -53,8 +53,8 @@ def test_the_data_s_own_split_is_kept() -> None:
     assert splits["t"] == "test" and Counter(splits.values()) == {"train": 5, "validation": 1, "test": 1}
 
 
-def named(names: list[str], **more: str) -> list[Case]:
-    return [Case(name, (Path(f"{name}.png"),), **more) for name in names]
+def named(names: list[str]) -> list[Case]:
+    return [Case(name, (Path(f"{name}.png"),)) for name in names]
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,16 @@ SHORT: dict[str, Any] = {
 
 def short_copy(bundle: Path, folder: Path, **options: Any) -> Path:
     """A copy of a bundle whose training and inference are short."""
-    copy = copy_of(bundle, folder / bundle.name)
-    for path in (copy / "configs" / "train.json", copy / "configs" / "inference.json"):
+    return shorten(copy_of(bundle, folder / bundle.name), **options)
+
+
+def shorten(bundle: Path, **options: Any) -> Path:
+    """The bundle itself, its training and inference made short."""
+    for path in (bundle / "configs" / "train.json", bundle / "configs" / "inference.json"):
         config = json.loads(path.read_text())
         config.update({key: value for key, value in {**SHORT, **options}.items() if key in config})
         path.write_text(json.dumps(config))
-    return copy
+    return bundle
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +15,17 @@ from PIL import Image
 from monai_ext.bundle.choose import LADDERS
 from monai_ext.bundle.new import Source, new_bundle
 from tests.bundle import own_data
+from tests.bundle.test_new import CPU, TINY
 from tests.bundles.running import complete, workflow
-from tests.label.serving import SHORT, own_inference, serving
+from tests.label.serving import own_inference, serving, shorten
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (make test-label)")
-
-SMALL = {"segmentation": (8, 16, 1), "denoising": (8, 16, 1), "classification": (16, 32, 2)}
-CPU = "$torch.device('cpu')"
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for task, dims in LADDERS:
-        monkeypatch.setitem(LADDERS, (task, dims), [SMALL[task]])  # type: ignore[arg-type]
+        monkeypatch.setitem(LADDERS, (task, dims), [TINY[task]])  # type: ignore[arg-type]
     yield
     set_determinism(None)
 
@@ -37,11 +34,7 @@ def trained(task: str, source: Source, out: Path) -> Path:
     """A new bundle after a short training; what it trains in the server is as short."""
     bundle = new_bundle("mine", task, source, out=str(out), memory="8GB", device="cpu", progress=False).root
     assert bundle is not None
-    for path in (bundle / "configs" / "train.json", bundle / "configs" / "inference.json"):
-        config = json.loads(path.read_text())
-        config.update({key: value for key, value in SHORT.items() if key in config})
-        path.write_text(json.dumps(config))
-    complete(workflow(bundle, ["train.json"], "train", output_dir=str(out / "runs"), max_epochs=1, device=CPU))
+    complete(workflow(shorten(bundle), ["train.json"], "train", output_dir=str(out / "runs"), max_epochs=1, device=CPU))
     return bundle
 
 
