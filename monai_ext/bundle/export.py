@@ -25,8 +25,8 @@ from monai_ext.bundle.carry_configs import (
 from monai_ext.bundle.export_docs import licence_id, model_card, own_readme
 from monai_ext.bundle.export_models import add_onnx, add_torchscript, rewrite_zip
 from monai_ext.bundle.find import LEFT_BEHIND, find_bundle
+from monai_ext.bundle.json_files import read_json, write_json
 from monai_ext.bundle.large_files import list_large_files
-from monai_ext.bundle.locate import read_json, write_json
 from monai_ext.data.manifest import list_manifests, manifest_folder
 from monai_ext.data.staging import locked, staged
 from monai_ext.files import atomic_write

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import _get_fake_input_shape  # what MONAI's own ckpt_export feeds a network with
 
-__all__ = ["input_shape", "network_of", "on_path", "read_json", "write_json"]
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ValueError: the file is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as the bundles' are laid out."""
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+__all__ = ["input_shape", "network_of", "on_path"]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bundle.configs import TEMPLATES, Bundle, configs
-from monai_ext.bundle.locate import write_json
+from monai_ext.bundle.json_files import write_json
 from monai_ext.bundle.pairing import Case
 from monai_ext.data.listed import SECTIONS
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.bundle import find
+from monai_ext.bundle.json_files import read_json, write_json
 from monai_ext.data.staging import staged
 
 __all__ = ["Bundle", "copy_bundle", "find_bundle", "find_bundles"]
@@ -121,7 +122,7 @@ def copy_bundle(bundle: Bundle, models: Path, replace: bool = False) -> str:
 
 def _learn_from_classes(config: Path) -> None:
     """A training whose label maps hold the classes 0, 1, 2, ..., whatever values the bundle's own data have."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config)
     todo, changed = [content], False
     while todo:
         entry = todo.pop()
@@ -134,7 +135,7 @@ def _learn_from_classes(config: Path) -> None:
             classes = list(range(len(values)))
             entry["values"], changed = classes, changed or values != classes
     if changed:
-        config.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        write_json(config, content)
 
 
 def _aside(target: Path) -> Path:
