@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -104,9 +105,21 @@ class TrainingStateHandler:
         epoch, last = engine.state.epoch, engine.state.max_epochs
         if epoch % self.every and epoch != last:
             return
-        if idist.get_rank() == 0:
-            save_checkpoint(self.state(engine), self.path)
-        engine.state.saved_training_state = (str(self.path), epoch)
+        former = self._identity()
+        try:
+            if idist.get_rank() == 0:
+                save_checkpoint(self.state(engine), self.path)
+        finally:
+            # also where an interrupt comes after the new file took its place: what is said of it must be true
+            if idist.get_rank() > 0 or self._identity() != former:
+                engine.state.saved_training_state = (str(self.path), epoch)
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Differs between the file and the one that replaces it; None without a file."""
+        with contextlib.suppress(OSError):
+            found = self.path.stat()
+            return found.st_ino, found.st_mtime_ns
+        return None
 
     def state(self, engine: Engine) -> dict[str, Any]:
         """What the file holds."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from monai_ext import files
-from monai_ext.handlers import checkpoints
+from monai_ext.handlers import checkpoints, training_state
 from monai_ext.handlers.training_log import read_log
 from tests.handlers.tiny_run import build
 from tests.states import differing
@@ -141,6 +141,26 @@ def test_every_other_epoch_and_the_last(tmp_path: Path) -> None:
     assert state_of(tmp_path)["epoch"] == 2
     build(tmp_path, epochs=3, every=2, resume=True).run()
     assert state_of(tmp_path)["epoch"] == 3
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
+def test_an_interrupt_beside_the_files_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """What an interrupt says of the saved epoch is what the file holds."""
+
+    def interrupted(state: dict, path: Path) -> None:
+        if written or state["epoch"] == 1:
+            checkpoints.save_checkpoint(state, path)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_state, "save_checkpoint", interrupted)
+    trainer = build(tmp_path, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert state_of(tmp_path)["epoch"] == (2 if written else 1)
+    assert trainer.state.saved_training_state == (str(tmp_path / "training_state.pt"), state_of(tmp_path)["epoch"])
 
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
