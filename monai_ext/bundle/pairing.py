@@ -106,7 +106,7 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
 
     Raises:
         FileNotFoundError: no image.
-        ValueError: no label belongs to any image.
+        ValueError: no label belongs to any image, or none to just one.
     """
     if labels is None:
         pair = _folder_pair(images, FOLDER_PAIRS if must else NOISY_AND_CLEAN)
@@ -142,6 +142,9 @@ def pair_files(images: Path, labels: Path | None, label_suffix: str | None, must
         names = {str(group[0]): re.sub(r"_\d{4}$", "", names[str(group[0])]) for group in grouped}
     cases, unused, method = _match(grouped, masks, images, labels or images, names, findings)
     if masks and not any(case.label for case in cases):
+        twice = next((finding.message for finding in findings if finding.kind == "duplicate name"), None)
+        if twice is not None:
+            raise ValueError(f"no image has just one label that is its own: {twice}.")
         raise ValueError(
             f"no label belongs to any image: {some([path.name for path in found], 3)} and "
             f"{some([path.name for path in masks], 3)}; name both alike, or list the pairs in a --datalist."
