@@ -34,7 +34,7 @@ class MixerSwinUNETR(nn.Module):
         num_heads: heads of each stage.
         window_size: tokens along each axis of a window; a small grid clips it.
         mixer: see :class:`MixerSwin`.
-        feature_size: channels at full resolution and of the first stage; each stage doubles them.
+        feature_size: channels of the first stage, and at full resolution; each stage doubles them.
         norm_name: norm of the convolutional blocks.
         mlp_ratio: inner width of the feed-forward networks over the stage's.
         qkv_bias: a bias in the projection to queries, keys and values.
@@ -49,9 +49,11 @@ class MixerSwinUNETR(nn.Module):
         use_v2: begin each stage with a residual convolutional block.
         block: see :class:`MixerSwin`.
         dropout: see :class:`MixerSwin`.
+        full_resolution_size: channels at full resolution where they are to be others than those of the first stage.
+            With patches of two voxels most of a 3D network's time goes there.
 
     Raises:
-        ValueError: as :class:`MixerSwin`.
+        ValueError: as :class:`MixerSwin`, or for a ``full_resolution_size`` below 1.
     """
 
     def __init__(
@@ -78,7 +80,10 @@ class MixerSwinUNETR(nn.Module):
         use_v2: bool = False,
         block: Mapping[str, Any] | None = None,
         dropout: float | None = None,
+        full_resolution_size: int | None = None,
     ) -> None:
+        if full_resolution_size is not None and full_resolution_size < 1:
+            raise ValueError(f"full_resolution_size must be at least 1, got {full_resolution_size}.")
         super().__init__()
         self.in_channels, self.spatial_dims, self.use_checkpoint = in_channels, spatial_dims, use_checkpoint
         self.swin = MixerSwin(
@@ -110,19 +115,20 @@ class MixerSwinUNETR(nn.Module):
             return UnetrBasicBlock(in_channels=inside, out_channels=outside, stride=1, **common)
 
         # the image, the hidden states but the last two, and the bottleneck pass a block; the last but one goes as it is
+        full = feature_size if full_resolution_size is None else full_resolution_size
         widths = [feature_size << i for i in range(stages + 1)]
-        self.encoders = nn.ModuleList([conv(in_channels, feature_size), *(conv(w, w) for w in widths[: stages - 1])])
+        self.encoders = nn.ModuleList([conv(in_channels, full), *(conv(w, w) for w in widths[: stages - 1])])
         self.bottleneck = conv(widths[-1], widths[-1])
         self.decoders = nn.ModuleList(
             UnetrUpBlock(
                 in_channels=widths[max(level, 0)],
-                out_channels=widths[max(level - 1, 0)],
+                out_channels=widths[level - 1] if level else full,
                 upsample_kernel_size=2 if level else self.swin.patch_size,
                 **common,
             )
             for level in range(stages + 1)
         )
-        self.out = UnetOutBlock(spatial_dims, feature_size, out_channels)
+        self.out = UnetOutBlock(spatial_dims, full, out_channels)
         keep_less(allow_tiny_maps(self))
         self.multiple = tuple(p << stages for p in self.swin.patch_size)
         monai_names = [(r"swinViT\.", "swin."), (r"encoder10\.", "bottleneck.")]

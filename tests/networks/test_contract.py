@@ -40,6 +40,7 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], dict[str, Any]]] = {
     "shape_swin_class": (ShapeSwin, {**SWIN, "num_classes": 3, "measures": {"descriptors": {"runs": 3}}}),
     "swin_unetr_v1": (MixerSwinUNETR, {**SWIN, "out_channels": 3}),
     "swin_unetr_v2": (MixerSwinUNETR, {**SWIN, "out_channels": 3, "use_v2": True, "downsample": "mergingv2"}),
+    "swin_unetr_thin": (MixerSwinUNETR, {**SWIN, "out_channels": 3, "full_resolution_size": 5}),
     "vit_upernet": (MixerViTUPerNet, {**VIT, **UPER, "patch_size": 4, "num_layers": 4}),
     "vit_upernet_flat": (MixerViTUPerNet, {**VIT, **UPER, "patch_size": 6, "num_layers": 3, "pyramid": False}),
     "swin_upernet": (MixerSwinUPerNet, {**SWIN, **UPER}),
@@ -115,6 +116,16 @@ def test_forward_and_backward(network: str, mixer: str, dims: int) -> None:
     out.sin().sum().backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.any()
     check_gradients(net)
+
+
+def test_channels_at_full_resolution() -> None:
+    """Those of the first stage unless they are given; the stages keep theirs."""
+    cls, options = NETWORKS["swin_unetr_v1"]
+    weights = {size: cls(**options, full_resolution_size=size).state_dict() for size in (None, 8, 5)}
+    shapes = {size: {key: value.shape for key, value in found.items()} for size, found in weights.items()}
+    assert shapes[8] == shapes[None]
+    changed = {key for key, shape in shapes[5].items() if shape != shapes[8][key]}
+    assert {key.split(".conv")[0].split(".transp")[0] for key in changed} == {"encoders.0.layer", "decoders.0", "out"}
 
 
 def test_shapes_of_hidden_states() -> None:
@@ -330,6 +341,7 @@ def test_unknown_mixer_and_option(network: str) -> None:
         ("swin_unetr_v1", {"attn_drop_rate": -1}, "attn_drop_rate must lie between 0 and 1, got -1"),
         ("swin_unetr_v1", {"dropout_path_rate": 1.1}, "dropout_path_rate must lie between 0 and 1, got 1.1"),
         ("swin_unetr_v1", {"downsample": "pool"}, "'pool'; known ones: merging, mergingv2, merging_before_1_5"),
+        ("swin_unetr_v1", {"full_resolution_size": 0}, "full_resolution_size must be at least 1, got 0"),
         ("swin_unetr_v1", {"spatial_dims": 1}, "2 or 3, got 1"),
     ],
     ids=str,
