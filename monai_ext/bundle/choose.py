@@ -63,6 +63,24 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What every step of a ladder starts from: the median `extent` of images in voxels of `spacing`."""
+
+    found: Survey
+    request: Request
+    class_names: Sequence[str]
+    spacing: list[float] | None
+    extent: np.ndarray
+
+    @property
+    def coarse(self) -> int | None:
+        """The axis whose voxels are much longer than the others'."""
+        if self.spacing is None or max(self.spacing) < ANISOTROPIC * min(self.spacing):
+            return None
+        return int(np.argmax(self.spacing))
+
+
 # width, longest edge of a patch, batch; from the most able to the least
 LADDERS: Mapping[tuple[str, int], Sequence[tuple[int, int, int]]] = {
     ("segmentation", 3): [
@@ -106,10 +124,9 @@ def choose(found: Survey, request: Request, class_names: Sequence[str], training
     """
     reasons: dict[str, str] = {}
     spacing, extent = _grid(found, request.task, reasons)
-    coarse = _coarse(spacing)
     memory_for_data = 0.4 * request.memory if request.device == "cpu" else float("inf")
     copies = 1 if request.task == "classification" else 2
-    plan, need = _first_that_fits(found, request, spacing, extent, coarse, class_names, copies, reasons)
+    plan, need = _first_that_fits(_Given(found, request, class_names, spacing, extent), reasons)
     volume = 4 * copies * found.channels * float(np.prod(plan.size if request.task == "classification" else extent))
     total = volume * len(found.cases)
     plan.cache = 1.0 if total <= memory_for_data else round(max(0.0, memory_for_data / total), 2)
@@ -160,36 +177,22 @@ def _grid(found: Survey, task: str, reasons: dict[str, str]) -> tuple[list[float
     return spacing, extent
 
 
-def _coarse(spacing: Sequence[float] | None) -> int | None:
-    """The axis whose voxels are much longer than the others'."""
-    if spacing is None or max(spacing) < ANISOTROPIC * min(spacing):
-        return None
-    return int(np.argmax(spacing))
-
-
-def _first_that_fits(
-    found: Survey,
-    request: Request,
-    spacing: list[float] | None,
-    extent: np.ndarray,
-    coarse: int | None,
-    class_names: Sequence[str],
-    copies: int,
-    reasons: dict[str, str],
-) -> tuple[Plan, float]:
+def _first_that_fits(given: _Given, reasons: dict[str, str]) -> tuple[Plan, float]:
+    """The plan, and the memory in bytes that its training takes without the data."""
+    found, request, extent = given.found, given.request, given.extent
     ladder = LADDERS[request.task, found.dims]
     fits_data = 0.6 if request.device == "cpu" else 0.9
     budget, tried = fits_data * request.memory, set()
     need = 0.0
     largest = 0.0
     for width, edge, batch in ladder:
-        plan = _at(found, request, spacing, extent, coarse, class_names, (width, edge, batch))
+        plan = _at(given, (width, edge, batch))
         key = (width, tuple(plan.size), batch)
         if key in tried or (request.device == "cpu" and plan.size and largest and np.prod(plan.size) * width > largest):
             continue
         tried.add(key)
         need, operations = training_memory(plan.network, plan.batch, found.channels, plan.size)
-        validation = 4.0 * (4 + 3 * max(2, len(class_names) + 1)) * float(np.prod(extent))
+        validation = 4.0 * (4 + 3 * max(2, len(given.class_names) + 1)) * float(np.prod(extent))
         need += 0 if request.task == "classification" else validation
         if need <= budget and (request.device != "cpu" or operations <= CPU_STEP):
             break
@@ -209,7 +212,7 @@ def _first_that_fits(
     reasons["patch"] = (
         f"{_times(plan.size)} {'pixels' if found.dims == 2 else 'voxels'}, {limits}; it {covers} "
         f"({_times(np.round(extent).astype(int))} in the median)."
-        + (" It is flat, as the voxels are long along one axis." if coarse is not None else "")
+        + (" It is flat, as the voxels are long along one axis." if given.coarse is not None else "")
     )
     if request.task == "classification":
         reasons["patch"] = (
@@ -233,19 +236,12 @@ def _first_that_fits(
     return plan, need
 
 
-def _at(
-    found: Survey,
-    request: Request,
-    spacing: list[float] | None,
-    extent: np.ndarray,
-    coarse: int | None,
-    class_names: Sequence[str],
-    step: tuple[int, int, int],
-) -> Plan:
+def _at(given: _Given, step: tuple[int, int, int]) -> Plan:
     """The plan at one step of the ladder."""
+    found, request, spacing, coarse = given.found, given.request, given.spacing, given.coarse
     width, edge, batch = step
     if request.task == "classification":
-        return _classifier(found, request, spacing, extent, class_names, step)
+        return _classifier(given, step)
     dims = found.dims
     stages = 2 if edge <= 64 and dims == 3 else 3
     patch = [1 if axis == coarse else 2 for axis in range(dims)]
@@ -255,7 +251,7 @@ def _at(
     size = []
     for axis in range(dims):
         multiple = patch[axis] << stages
-        whole = multiple * math.ceil(extent[axis] / multiple)
+        whole = multiple * math.ceil(given.extent[axis] / multiple)
         size.append(int(min(whole, max(multiple, multiple * math.floor(limit[axis] / multiple)))))
     tokens = [n // p for n, p in zip(size, patch)]
     largest = 16 if dims == 2 else 8
@@ -264,7 +260,7 @@ def _at(
         "_target_": "monai_ext.networks.MixerSwinUNETR",
         "spatial_dims": dims,
         "in_channels": found.channels,
-        "out_channels": len(class_names) + 1 if request.task == "segmentation" else found.channels,
+        "out_channels": len(given.class_names) + 1 if request.task == "segmentation" else found.channels,
         "patch_size": patch if coarse is not None else 2,
         "mixer": request.mixer,
         "feature_size": width,
@@ -286,17 +282,11 @@ def _window(tokens: int, largest: int) -> int:
     return max(fitting, default=largest - 1)
 
 
-def _classifier(
-    found: Survey,
-    request: Request,
-    spacing: list[float] | None,
-    extent: np.ndarray,
-    class_names: Sequence[str],
-    step: tuple[int, int, int],
-) -> Plan:
+def _classifier(given: _Given, step: tuple[int, int, int]) -> Plan:
+    found, spacing = given.found, given.spacing
     width, edge, batch = step
     if found.dims == 2:
-        side = min(edge, max(32, 32 * math.ceil(float(extent.max()) / 32)))
+        side = min(edge, max(32, 32 * math.ceil(float(given.extent.max()) / 32)))
         size, patch, stages = [side, side], 4, 3
     else:
         large = np.percentile(found.shapes * (found.spacings / spacing if spacing else 1.0), 95, axis=0)
@@ -308,11 +298,11 @@ def _classifier(
         "_target_": "monai_ext.networks.MixerSwin",
         "spatial_dims": found.dims,
         "in_channels": found.channels,
-        "num_classes": len(class_names),
+        "num_classes": len(given.class_names),
         "classification": True,
         "hidden_states": False,
         "patch_size": patch,
-        "mixer": request.mixer,
+        "mixer": given.request.mixer,
         "feature_size": width,
         "depths": [2] * stages,
         "num_heads": [max(1, width // 16) << stage for stage in range(stages)],
