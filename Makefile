@@ -65,7 +65,7 @@ format: $(VENV)/.installed-dev  ## let ruff repair and format the code
 	$(PY) -m ruff format .
 
 clean:  ## remove the environment, the demo's output and what builds and tests leave behind
-	rm -rf $(VENV) $(VENV_LABEL) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV_LABEL) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find monai_ext tests bundles -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is made, and the package installed, once; again when a file named here changes.
