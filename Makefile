@@ -26,9 +26,11 @@ CONF  := bundles/$(NAME)/configs
 # a case of the test split
 SCAN  := $(DEMO)/data/Task04_Hippocampus/imagesTr/hippocampus_018.nii.gz
 
+RUN_TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv install install-label demo test test-label lint format clean
+.PHONY: help venv install install-label demo test test-slow test-label lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 15
@@ -47,8 +49,11 @@ demo: $(VENV)/.installed  ## phantom data, training, inference, evaluation, pict
 	$(PY) -m monai.bundle run evaluating --dataset_dir $(DEMO)/data --output_dir $(DEMO) \
 	    --config_file "['$(CONF)/train.json','$(CONF)/evaluate.json','$(CONF)/demo.json']"
 
-test: $(VENV)/.installed-dev lint  ## ruff and the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+test: lint  ## ruff and the tests, but for those that take long
+	$(RUN_TESTS) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev  ## the tests that take long: every documented command, studies, compilation
+	$(RUN_TESTS) -m slow $(PYTEST_ARGS)
 
 install-label:  ## an environment .venv-label with MONAI Label, this package (editable) and what its tests need
 	@$(MAKE) --no-print-directory VENV=$(VENV_LABEL) $(VENV_LABEL)/.installed-label
