@@ -19,7 +19,7 @@ from monai_ext.data import datalist
 from tests.bundles.running import BUNDLES, Outcome, arguments, classifies, data_of, fresh_python, monai_bundle, table
 
 # what a test chooses instead, or what makes no other run of it
-PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "resume"}
+PATHS = {"config_file", "dataset_dir", "output_dir", "model_path", "initial_weights", "teacher_weights", "resume"}
 NUMBERS = {"learning_rate", "seed", "warmup_epochs", "batch_size", "ema#momentum"}
 SHORT = {"max_epochs": 1, "val_interval": 1, "train#trainer#epoch_length": 2}
 
@@ -64,6 +64,21 @@ TITLES = [
 ]
 
 
+def parsed(configs: str) -> ConfigParser:
+    return ConfigParser(ConfigParser.load_config_files(re.findall(r"[\w./-]+\.json", configs)))
+
+
+def teachers_of(configs: str, folder: Path) -> list[str]:
+    """Files of weights, as they are initialised, for the networks that soften labels."""
+    parser, paths = parsed(configs), []
+    folder.mkdir(exist_ok=True)
+    for number in range(len(parser["soft_labels"]["teachers"])):
+        teacher = parser.get_parsed_content(f"soft_labels#teachers#{number}")
+        paths.append(str(folder / f"teacher_{number}.pt"))
+        torch.save(teacher.state_dict(), paths[-1])
+    return paths
+
+
 def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
     kind, launcher, configs, own, *options = words
     chosen: dict[str, object] = {"dataset_dir": str(phantom), "output_dir": str(folder)}
@@ -74,8 +89,10 @@ def run(bundle: Path, words: list[str], phantom: Path, folder: Path) -> Outcome:
             chosen["batch_size"] = 1
             data = json.loads((bundle / "configs" / "train.json").read_text())["validate"]["dataset"]["data"]
             chosen["validate#dataset#data"] = data.replace("'validation'", "'all'")
+        if "soft_labels" in configs:
+            chosen["teacher_weights"] = teachers_of(configs, folder)
     elif own:
-        parser = ConfigParser(ConfigParser.load_config_files(re.findall(r"[\w./-]+\.json", configs)))
+        parser = parsed(configs)
         for name, value in zip(options[::2], options[1::2]):
             parser[name.removeprefix("--")] = json.loads(value) if value[0] in "[{" else value
         folder.mkdir(exist_ok=True)
