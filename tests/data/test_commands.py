@@ -97,7 +97,16 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing(repository: Path, tmp_path: P
     root = tmp_path / "root"
     command = [sys.executable, "-m", "monai_ext", "data", "phantom", NAME, "--root", str(root), "--cases", "900"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, bufsize=1)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        # what a shell starts in the background ignores interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stderr is not None
     said = process.stderr.read(40)  # the progress bar: it is drawing
     rest = ""
