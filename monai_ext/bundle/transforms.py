@@ -145,9 +145,9 @@ def random_segmentation(found: Survey, plan: Plan) -> Transforms:
     steps.append(
         {
             "_target_": "monai.transforms.RandAffined",
+            "_desc_": "without a size, so that what is not deformed keeps its voxels",
             "keys": BOTH,
-            "prob": 0.8,
-            "spatial_size": "@patch_size",
+            "prob": 0.5,
             "rotate_range": _turns(dims, plan.anisotropic),
             "scale_range": [0.0 if axis == plan.anisotropic else 0.12 for axis in range(dims)],
             "translate_range": shift,
@@ -155,7 +155,20 @@ def random_segmentation(found: Survey, plan: Plan) -> Transforms:
             "padding_mode": ["zeros", "border"],
         }
     )
-    return steps + _intensities(found)
+    return steps + _to_patch(plan) + _intensities(found)
+
+
+def _to_patch(plan: Plan) -> Transforms:
+    """Pad and crop by whole voxels."""
+    pad = {"_target_": "monai.transforms.SpatialPadd", "keys": BOTH, "mode": ["constant", "edge"]}
+    if plan.crop:  # the middle is what was drawn for its class
+        crop = {"_target_": "monai.transforms.CenterSpatialCropd", "keys": BOTH, "roi_size": "@patch_size"}
+        return [{**pad, "spatial_size": "@patch_size"}, crop]
+    crop = {"_target_": "monai.transforms.RandSpatialCropd", "keys": BOTH, "roi_size": "@patch_size"}
+    return [
+        {**pad, "_desc_": "room to shift", "spatial_size": "$[size + size // 8 for size in @patch_size]"},
+        {**crop, "random_size": False},
+    ]
 
 
 def _turns(dims: int, coarse: int | None) -> Any:
