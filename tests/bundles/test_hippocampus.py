@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Compose
 
 from monai_ext.data import datalist
 from monai_ext.handlers.overlay import dice_of_classes
@@ -66,6 +67,27 @@ def test_training(trained: Path, hippocampus: Path) -> None:
     parser = ConfigParser(ConfigParser.load_config_files(str(hippocampus / "configs" / "inference.json")))
     parser.update(TINY_NETWORK)
     parser.get_parsed_content("network_def").load_state_dict(weights(trained / "model.pt"), strict=True)
+
+
+@pytest.mark.parametrize("affine_prob", [0.0, 1.0])
+def test_a_crop_that_is_not_deformed_keeps_its_voxels(hippocampus: Path, affine_prob: float) -> None:
+    """At odd sizes too, where resampling to the size of the crop would put every voxel between two."""
+    parser = ConfigParser()
+    parser.read_config([str(hippocampus / "configs" / name) for name in ("train.json", "sharp_crops.json")])
+    parser["affine_prob"] = affine_prob
+    steps = parser.get_parsed_content("train#random_transforms")
+    last = next(i for i, step in enumerate(steps) if type(step).__name__ == "RandSpatialCropd")
+    crop = Compose(steps[: last + 1]).set_random_state(0)
+    image = 1 + torch.arange(35.0 * 51 * 37).view(1, 35, 51, 37)
+    found = crop({"image": image, "label": image % 3})
+    assert found["image"].shape == (1, 40, 56, 40)
+    assert found["label"].shape == (3, 40, 56, 40)
+    torch.testing.assert_close(found["label"].sum(0).as_tensor(), torch.ones(40, 56, 40))
+    kept = torch.isin(found["image"].as_tensor(), torch.cat([torch.zeros(1), image.flatten()])).all()
+    sharp = torch.isin(found["label"].as_tensor(), torch.tensor([0.0, 1.0])).all()
+    assert kept == sharp == (affine_prob == 0)
+    if kept:
+        assert (found["image"] > 0).sum() >= 33 * 49 * 35, "shifted by two voxels at most"
 
 
 def test_the_same_seed_makes_the_same_weights(trained: Path, phantom: Path, hippocampus: Path, tmp_path: Path) -> None:
@@ -307,7 +329,7 @@ def test_shipped_weights_on_real_scans(real_data: Path, hippocampus: Path, tmp_p
     rows = table(tmp_path / "metrics.csv")
     cases = [entry["case"] for split in ("validation", "test") for entry in datalist(NAME, folder, split)]
     assert list(rows) == [*sorted(cases), "mean", "std", "ci95_low", "ci95_high"]
-    assert float(rows["mean"]["dice_mean"]) == pytest.approx(0.883, abs=0.003)  # what the bundle's README says
+    assert float(rows["mean"]["dice_mean"]) == pytest.approx(0.886, abs=0.002)  # what the bundle's README says
     assert min(float(rows[case]["dice_mean"]) for case in cases) >= 0.7
     assert float(rows["mean"]["hd95_mean"]) <= 2.0
     assert not (tmp_path / "overlays").exists()
