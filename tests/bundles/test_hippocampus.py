@@ -31,6 +31,7 @@ from tests.bundles.running import (
 )
 from tests.data.test_readers import oblique, write_series
 from tests.states import differing
+from tests.voxels import keeps_voxels
 
 NAME = "task04_hippocampus"
 COLUMNS = [f"{metric}_{name}" for metric in ("dice", "hd95") for name in ("anterior", "posterior", "mean")]
@@ -75,17 +76,11 @@ def test_a_crop_that_is_not_deformed_keeps_its_voxels(hippocampus: Path, affine_
     parser = ConfigParser()
     parser.read_config([str(hippocampus / "configs" / name) for name in ("train.json", "sharp_crops.json")])
     parser["affine_prob"] = affine_prob
-    steps = parser.get_parsed_content("train#random_transforms")
-    last = next(i for i, step in enumerate(steps) if type(step).__name__ == "RandSpatialCropd")
-    crop = Compose(steps[: last + 1]).set_random_state(0)
+    crop = Compose(parser.get_parsed_content("train#random_transforms")[:3]).set_random_state(0)
     image = 1 + torch.arange(35.0 * 51 * 37).view(1, 35, 51, 37)
-    found = crop({"image": image, "label": image % 3})
-    assert found["image"].shape == (1, 40, 56, 40)
-    assert found["label"].shape == (3, 40, 56, 40)
-    torch.testing.assert_close(found["label"].sum(0).as_tensor(), torch.ones(40, 56, 40))
-    kept = torch.isin(found["image"].as_tensor(), torch.cat([torch.zeros(1), image.flatten()])).all()
-    sharp = torch.isin(found["label"].as_tensor(), torch.tensor([0.0, 1.0])).all()
-    assert kept == sharp == (affine_prob == 0)
+    found: Any = crop({"image": image, "label": image % 3})
+    kept = keeps_voxels(image, found, [40, 56, 40])
+    assert kept == (affine_prob == 0)
     if kept:
         assert (found["image"] > 0).sum() >= 33 * 49 * 35, "shifted by two voxels at most"
 
