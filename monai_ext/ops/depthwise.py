@@ -5,6 +5,7 @@ Legend: B batch, N tokens, C channels, g1 .. gD the axes of the grid, k1 .. kD t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -161,9 +162,9 @@ class _Depthwise(torch.autograd.Function):
                     else:
                         dx[:, of] += part
         if need_weight and not together:
-            whole, behind = _beside(grad, (0, 0), rows), sides[1][0]
-            for start in (*range(0, columns - FAST_TAPS, FAST_TAPS), columns - FAST_TAPS):
-                moved = _beside(x, (behind - start, start + FAST_TAPS - 1 - behind), (0, 0))
+            whole = _beside(grad, (0, pad[1] + 1 - FAST_TAPS), rows)
+            starts = (*range(0, columns - FAST_TAPS, FAST_TAPS), columns - FAST_TAPS)
+            for start, moved in zip(starts, _moved(x, pad[1], [start - sides[1][0] for start in starts])):
                 for tap, to, of in _shifts(length, taps, ctx.ahead):
                     few = (slice(None), slice(None), tap, slice(None), slice(start, start + FAST_TAPS))
                     w = weight[few].contiguous()
@@ -182,3 +183,17 @@ def _gradients(
 def _beside(x: torch.Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> torch.Tensor:
     """(B, g1, g2, g3, C) with so many zeros before and after the last two axes, or less of them."""
     return F.pad(x, (0, 0, *columns, *rows)) if any((*columns, *rows)) else x
+
+
+def _moved(x: torch.Tensor, gap: int, shifts: list[int]) -> list[torch.Tensor]:
+    """(B, g1, g2, g3 + gap, C), for each shift x[.., shift:] between zeros.
+
+    All are views of one copy: the zeros between two rows end the one and begin the other.
+    """
+    *rows, columns, channels = x.shape
+    flat = x.new_empty(math.prod(rows) * (columns + gap) + gap + max(shifts), channels)
+    body = flat[: math.prod(rows) * (columns + gap)].view(*rows, columns + gap, channels)
+    body[..., :gap, :] = 0
+    body[..., gap:, :] = x
+    flat[len(flat) - gap - max(shifts) :] = 0
+    return [flat[gap + shift :][: body[..., 0].numel()].view(body.shape) for shift in shifts]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from monai_ext.ops.chunkwise import AHEAD, BACK, BLOCK, BLOCK_CPU, decayed_product, token_first, wide
+from monai_ext.ops.chunkwise import AHEAD, BACK, BLOCK, BLOCK_CPU, decayed_pair, decayed_product, token_first, wide
 from monai_ext.ops.shapes import check_qkv
 
 
@@ -160,11 +160,10 @@ class _MLSTM(torch.autograd.Function):
                 x = x * scale
                 dq[:, :, at] = x.to(q.dtype)
                 d_rows[:, :, at] = (x * q[:, :, at]).sum(-1)
-            for at, x in decayed_product(v_one, d_u_n, part(q), rows, columns, AHEAD, size):
+            for at, x, y in decayed_pair(v_one, part(k), d_u_n, part(q), rows, columns, AHEAD, size):
                 x = x * scale
                 dk[:, :, at] = x.to(k.dtype)
                 d_columns[:, :, at] = -(x * k[:, :, at]).sum(-1)
-            for at, x in decayed_product(part(k), part(q), d_u, rows, columns, AHEAD, size):
-                dv[:, :, at] = (x * scale).to(v.dtype)
+                dv[:, :, at] = (y[..., :-1] * scale).to(v.dtype)
             d_m = d_d.squeeze(-1) * ctx.eps * m.clamp_max(0).exp()
         return dq, dk, dv, d_rows, d_columns, d_m, None

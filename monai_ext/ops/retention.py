@@ -6,14 +6,14 @@ Legend: B batch, H heads, N tokens, D channels of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from monai_ext.ops.backends import choose_backend, why_not_cuda, why_not_installed
-from monai_ext.ops.chunkwise import AHEAD, BACK, BOTH, decayed_product, token_first, wide
+from monai_ext.ops.chunkwise import AHEAD, BACK, BOTH, Operand, decayed_pair, decayed_product, token_first, wide
 from monai_ext.ops.shapes import check_qkv
 
 FORMS = ("chunkwise", "parallel", "recurrent")
@@ -127,15 +127,34 @@ def _fla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bidirectional: bool)
 
 def _product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, logs: torch.Tensor, direction: str) -> torch.Tensor:
     """``sum_s w_ts (a_t . b_s) c_s / sqrt(D)`` in the dtype of c."""
-    acc = torch.promote_types(c.dtype, torch.float32)
-    scale = c.shape[-1] ** -0.5
+    blocks = decayed_product(*map(_operand, (a, b, c)), logs, logs, direction, c[:, :, 0].numel())
+    return _gathered(blocks, (c,), direction)[0]
+
+
+def _pair(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor, logs: torch.Tensor, direction: str
+) -> list[torch.Tensor]:
+    """``sum_s w_ts (a_t . c_s) d_s / sqrt(D)`` and ``sum_s w_ts (b_t . d_s) c_s / sqrt(D)``, like d and c."""
+    blocks = decayed_pair(*map(_operand, (a, b, c, d)), logs, logs, direction, c[:, :, 0].numel())
+    return _gathered(blocks, (d, c), direction)
+
+
+def _operand(x: torch.Tensor) -> Operand:
+    acc = torch.promote_types(x.dtype, torch.float32)
+    return lambda at: x[:, :, at].to(acc)
+
+
+def _gathered(blocks: Iterator[tuple], likes: tuple[torch.Tensor, ...], direction: str) -> list[torch.Tensor]:
+    """The sums of what comes block by block, scaled, in the dtypes of the tensors that they are like."""
+    scale = likes[0].shape[-1] ** -0.5
     # with two sweeps over the tokens the second one adds to the first
-    out = token_first(c if direction != BOTH else c.new_empty(()).to(acc).expand(c.shape)).zero_()
-    with torch.autocast(c.device.type, enabled=False):
-        parts = [lambda at, t=t: t[:, :, at].to(acc) for t in (a, b, c)]
-        for at, value in decayed_product(*parts, logs, logs, direction, c[:, :, 0].numel()):
-            out[:, :, at] += (value * scale).to(out.dtype)
-    return out.to(c.dtype)
+    accs = [t.dtype if direction != BOTH else torch.promote_types(t.dtype, torch.float32) for t in likes]
+    outs = [token_first(t.new_empty((), dtype=acc).expand(t.shape)).zero_() for t, acc in zip(likes, accs)]
+    with torch.autocast(likes[0].device.type, enabled=False):
+        for at, *values in blocks:
+            for out, value in zip(outs, values):
+                out[:, :, at] += (value * scale).to(out.dtype)
+    return [out.to(t.dtype) for out, t in zip(outs, likes)]
 
 
 class _Retention(torch.autograd.Function):
@@ -153,6 +172,5 @@ class _Retention(torch.autograd.Function):
         q, k, v, logs = ctx.saved_tensors
         transposed = BOTH if ctx.direction == BOTH else AHEAD
         dq = _product(grad, v, k, logs, ctx.direction)
-        dk = _product(v, grad, q, logs, transposed)
-        dv = _product(k, q, grad, logs, transposed)
+        dk, dv = _pair(v, k, grad, q, logs, transposed)
         return dq, dk, dv, None, None
