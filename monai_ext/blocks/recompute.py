@@ -32,7 +32,8 @@ def recompute(module: nn.Module, *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return module(*inputs)
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
+    # a compiled graph changes the statistics in its forward alone
+    if not norms or torch.compiler.is_compiling():
         return checkpoint(module, *inputs, use_reentrant=False)
     return checkpoint(
         module, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _frozen(norms))

@@ -66,7 +66,7 @@ class SwinStage(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = recompute(block, tokens, grid) if self.use_checkpoint else block(tokens, grid)
-        return self.downsample(tokens.view(len(tokens), *grid, -1)).movedim(x.ndim - 1, 1)
+        return self.downsample(tokens.unflatten(1, grid)).movedim(x.ndim - 1, 1)
 
 
 def accept_monai_stages(module: nn.Module, stages: int) -> None:

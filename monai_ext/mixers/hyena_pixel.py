@@ -22,8 +22,8 @@ TARGET, SLOW, FAST = 0.01, 1.5, 0.3
 
 
 def sine_features(size: int, count: int) -> torch.Tensor:
-    """The sine and cosine features of the positions 0 .. size - 1, interleaved: (count, size)."""
-    rates = torch.exp(torch.arange(0, count, 2) * (-math.log(10000) / count))
+    """The sine and cosine features of the positions 0 .. size - 1, interleaved: (count, size), in float64."""
+    rates = torch.exp(torch.arange(0, count, 2, dtype=torch.float64) * (-math.log(10000) / count))
     angles = rates.unsqueeze(-1) * torch.arange(size)
     return torch.stack([angles.sin(), angles.cos()], 1).flatten(0, 1)
 
@@ -55,7 +55,9 @@ class PixelFilter(nn.Module):
         slow, fast = math.log(TARGET) / SLOW / size, math.log(TARGET) / FAST / size
         self.deltas = nn.Parameter(torch.linspace(slow, fast, channels))
         self.shift = nn.Parameter(torch.zeros(channels))
-        self.z = nn.Parameter(self._positions((size,) * dims)) if train_positions else None
+        self.z = (
+            nn.Parameter(self._positions((size,) * dims).to(torch.get_default_dtype())) if train_positions else None
+        )
 
     def _positions(self, taps: tuple[int, ...]) -> torch.Tensor:
         """(E D, *taps), of the taps in the middle."""
@@ -78,7 +80,7 @@ class PixelFilter(nn.Module):
         taps = tuple(min(self.size, 2 * g - 1) for g in grid)
         with torch.autocast(weight.device.type, enabled=False):
             if self.z is None:
-                z = self._positions(taps).to(weight.device)
+                z = self._positions(taps).to(acc).to(weight.device)
             else:
                 z = self.z[(slice(None), *(slice((self.size - k) // 2, (self.size + k) // 2) for k in taps))]
             h = sine_network(z.to(acc).flatten(1), *weights_and_biases(self.layers, acc), self.freqs.to(acc))

@@ -30,7 +30,7 @@ def check_options(d_state: int, d_conv: int, expand: float, dim: int, backend: s
     if d_state < 1 or d_conv < 1:
         raise ValueError(f"d_state and d_conv must be at least 1, got {d_state} and {d_conv}.")
     inner = round(expand * dim)
-    if inner < 1 or inner != expand * dim:
+    if inner < 1 or not math.isclose(inner, expand * dim):
         raise ValueError(f"expand * dim must be a whole number of channels, got {expand} * {dim} = {expand * dim}.")
     check_backend(backend, BACKENDS)
     return inner

@@ -20,6 +20,7 @@ POSITIONS = ("none", "rotary", "relative")
 class Windows(Protocol):
     """How a grid falls into windows: see ``monai_ext.ops.window_attention``."""
 
+    window: tuple[int, ...]
     index: torch.Tensor
     inverse: torch.Tensor
     padded: bool
@@ -126,12 +127,20 @@ class SoftmaxMixer(Mixer):
         Returns:
             tokens (B, N, C)
         """
-        qkv = self.qkv(x)
+        qkv, index, inverse, tokens = self.qkv(x), plan.index, plan.inverse, x.shape[1]
         # what the projection makes of a token of zeros
         pad = (qkv.new_zeros(qkv.shape[2]) if self.qkv.bias is None else self.qkv.bias) if plan.padded else None
         if self.position == "rotary":
+            if pad is not None:
+                # each token of padding has a place of its own, by which it is turned
+                outside = index == tokens
+                index = torch.where(outside, outside.cumsum(0) + (tokens - 1), index)
+                inverse = index.argsort()
+                padding = pad.to(qkv.dtype).expand(qkv.shape[0], index.shape[0] - tokens, -1)
+                qkv, pad = torch.cat([qkv, padding], 1), None
             q, k, v = self.split_heads(qkv)
-            angles = rotary_angles(grid, self.head_dim, self.rotary_base, q)
+            angles = rotary_angles(plan.window, self.head_dim, self.rotary_base, q)[inverse % code.shape[0]]
             qkv = torch.cat([self.merge_heads(t) for t in (rotate(q, angles), rotate(k, angles), v)], -1)
         dropout = self.attn_drop_rate if self.training else 0.0
-        return self.proj(window_attention(qkv, pad, table, code, plan.index, plan.inverse, plan.groups, dropout))
+        out = window_attention(qkv, pad, table, code, index, inverse, plan.groups, dropout)
+        return self.proj(out[:, :tokens])

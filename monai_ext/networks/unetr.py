@@ -151,7 +151,7 @@ class MixerUNETR(nn.Module):
         tokens, hidden_states, grid = self.vit.forward_tokens(x)
 
         def as_map(t: torch.Tensor) -> torch.Tensor:
-            return t.transpose(1, 2).reshape(len(t), -1, *grid)
+            return t.transpose(1, 2).unflatten(2, grid)
 
         skips = [self._run(self.encoders[0], x)]
         skips += [self._run(encoder, as_map(hidden_states[tap])) for encoder, tap in zip(self.encoders[1:], self.taps)]

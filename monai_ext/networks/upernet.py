@@ -147,7 +147,7 @@ class MixerViTUPerNet(nn.Module):
         x = pad_to_multiple(x, self.patch_size)
         tokens, hidden_states, grid = self.vit.forward_tokens(x)
         taken = [*(hidden_states[tap] for tap in self.taps[:-1]), self.vit.norm(tokens)]
-        maps = [t.transpose(1, 2).reshape(len(t), -1, *grid) for t in taken]
+        maps = [t.transpose(1, 2).unflatten(2, grid) for t in taken]
         if self.pyramid is not None:
             maps = self.pyramid(maps)
         return crop_to(resize_to(self.head(maps), x.shape[2:]), size)

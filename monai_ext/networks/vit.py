@@ -170,10 +170,10 @@ class MixerViT(nn.Module):
         check_image(x, self.in_channels, self.spatial_dims, type(self).__name__)
         tokens, grid = self.patch_embedding(x)
         if self.classification and self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         last = tokens.shape[1]
         if self.registers is not None:
-            tokens = torch.cat([tokens, self.registers.expand(len(tokens), -1, -1)], 1)
+            tokens = torch.cat([tokens, self.registers.expand(tokens.shape[0], -1, -1)], 1)
         hidden_states = []
         for block in self.blocks:
             tokens = recompute(block, tokens, grid) if self.use_checkpoint else block(tokens, grid)

@@ -118,7 +118,7 @@ def _forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, ahead: i
     for tap, to, of in _shifts(g[0], weight.shape[2], ahead):
         w = weight[:, :, tap]
         y = F.conv2d(_planes(x[:, of]), w, bias if out is None else None, padding=pad, groups=channels)
-        y = y[:, :, rows, columns].permute(0, 2, 3, 1).unflatten(0, (len(x), -1))
+        y = y[:, :, rows, columns].permute(0, 2, 3, 1).unflatten(0, (-1, of.stop - of.start))
         if out is None:
             out = y
         else:

@@ -166,7 +166,7 @@ def _scores(q: torch.Tensor, k: torch.Tensor, first: int, causal: bool) -> torch
     if not causal:
         return (q * scale) @ k.transpose(-2, -1)
     bias = torch.full((q.shape[1], k.shape[1]), -math.inf, dtype=q.dtype, device=q.device).triu(first + 1)
-    return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.transpose(-2, -1), alpha=scale)
+    return torch.baddbmm(bias.expand(q.shape[0], -1, -1), q, k.transpose(-2, -1), alpha=scale)
 
 
 def _forward(q, k, v, branches, causal, offsets) -> tuple[torch.Tensor, torch.Tensor]:

@@ -134,7 +134,7 @@ def _forward(
     """
     of_q, of_k, (wv, bv) = of_queries_keys_values(qkv, bias)
     apply, n, blocks = FEATURES[feature][0], x.shape[1], token_blocks(x)
-    product, total = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), x.shape[2])
+    product, total = x.new_zeros(x.shape[0], x.shape[2], x.shape[2]), x.new_zeros(x.shape[0], x.shape[2])
     kept = [torch.empty_like(x), torch.empty_like(x), x.new_empty(*x.shape[:2], heads)] if keep else []
     for at in blocks:
         k = apply(F.linear(x[:, at], *of_k))
@@ -196,13 +196,15 @@ class _Folded(torch.autograd.Function):
             dx, d_matrix = torch.empty_like(x), torch.zeros_like(product)
             d_wq, d_wk, d_bq, d_bk = (w.new_zeros(w.shape[:rank]) for rank in (2, 1) for w in (wq, wk))
             d_total, by_head = torch.zeros_like(total), _by_head(total, heads)
+            # made as the shares were: in float32, least times it need not be 1
+            most = share.new_full((), ctx.least).reciprocal_()
             for at in blocks:
                 q_, share_, g = q[:, at], share[:, at], grad[:, at]
                 d_matrix.baddbmm_(_scale(q_.clone(), share_).mT, g)
                 dq = g @ matrix.mT
                 d_share = (dq * q_).unflatten(-1, (heads, -1)).sum(-1)
                 # where the bound acts, the denominator is a constant
-                d_least = d_share * -share_.square() * (share_ * ctx.least < 1)
+                d_least = d_share * -share_.square() * (share_ < most)
                 d_total += _of_heads(q_.mT @ d_least, heads)
                 dq = _scale(dq, share_).baddbmm_(d_least, by_head.mT)
                 dq.mul_(ctx.slope(q_, torch.empty_like(q_)))

@@ -159,13 +159,16 @@ class _Plan:
         share = channels // groups
         parts = math.ceil(share / max(1, min(share, row // states)))
         width = math.ceil(share / parts)
-        images = max(1, min(batch, row // (states * width)))
+        images = max(1, min(int(batch), row // (states * width)))
         self.step = max(1, min(tokens, cells // (images * states * width)))
         self.reverse, self.tokens = reverse, tokens
         self.acc = torch.promote_types(u.dtype, torch.float32)
+        batches = [slice(i, min(i + images, batch)) for i in range(0, batch, images)]
+        if torch.jit.is_tracing():
+            batches = [slice(0, batch)]  # whole, so that the trace takes any
         self.tasks = [
-            (slice(i, min(i + images, batch)), g, slice(e, min(e + width, (g + 1) * share)))
-            for i in range(0, batch, images)
+            (part, g, slice(e, min(e + width, (g + 1) * share)))
+            for part in batches
             for g in range(groups)
             for e in range(g * share, (g + 1) * share, width)
         ]

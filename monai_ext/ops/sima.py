@@ -51,7 +51,8 @@ def sima_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float
         q_norm = torch.linalg.vector_norm(q, ord=1, dim=-2).clamp_min(eps)
         k_norm = torch.linalg.vector_norm(k, ord=1, dim=-2).clamp_min(eps)
         # one reciprocal after the other: the product of two tiny norms would underflow
-        if q.shape[-2] < q.shape[-1]:
+        # an export leaves the number of tokens open
+        if not torch.compiler.is_exporting() and q.shape[-2] < q.shape[-1]:
             out = (q / q_norm.unsqueeze(-2) / k_norm.unsqueeze(-2)) @ k.transpose(-2, -1) @ v
         else:
             out = q @ ((k.transpose(-2, -1) @ v) / k_norm.unsqueeze(-1) / q_norm.unsqueeze(-1))
@@ -105,7 +106,7 @@ def _sums(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, signs: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, ...]:
     """``x^T x`` (B, C, C), ``sum x`` (B, C) and the L1 norms (B, 2C) of ``x W^T + b``, whose signs go to ``signs``."""
-    gram, norms = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), len(weight))
+    gram, norms = x.new_zeros(x.shape[0], x.shape[2], x.shape[2]), x.new_zeros(x.shape[0], len(weight))
     for at in token_blocks(x):
         projected = F.linear(x[:, at], weight, bias)
         if signs is not None:

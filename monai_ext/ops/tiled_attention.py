@@ -44,13 +44,20 @@ class Run(NamedTuple):
 
 
 def chunks(sizes: Sequence[int], limit: int) -> Iterator[tuple[slice, ...]]:
-    """Cut an array of these sizes into blocks of at most ``limit`` elements (at least one), the last axes whole."""
+    """Cut an array of these sizes into blocks of at most ``limit`` elements (at least one), the last axes whole.
+
+    The first size is that of the batch. A trace leaves the batch whole, so that it takes any.
+    """
     steps: list[int] = []
+    tracing = torch.jit.is_tracing()
+    sizes = (1, *sizes[1:]) if tracing else sizes
     room = max(1, limit)
     for size in reversed(sizes):
         steps.insert(0, max(1, min(size, room)))
         room = max(1, room // steps[0])
     cuts = [[slice(i, min(i + step, size)) for i in range(0, size, step)] for size, step in zip(sizes, steps)]
+    if tracing:
+        cuts[0] = [slice(None)]
     yield from itertools.product(*cuts)
 
 
@@ -199,9 +206,9 @@ class Tiles:
         bias = self.bias
         if len(bias) > 1:
             bias = bias[heads]
-            bias = bias.repeat(len(q) // len(bias), 1, 1)
+            bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1)
         else:
-            bias = bias.expand(len(q), -1, -1)
+            bias = bias.expand(q.shape[0], -1, -1)
         return torch.baddbmm(bias, q, k.transpose(-2, -1), alpha=scale).softmax(-1)
 
     def pieces(self) -> Iterator[tuple[list[tuple[int, int]], tuple[slice, ...]]]:

@@ -139,3 +139,21 @@ def test_block_in_float64() -> None:
     low, high = block(x, (5, 7)), block.double()(x.double(), (5, 7))
     assert high.dtype == torch.float64
     torch.testing.assert_close(low.double(), high, atol=1e-5, rtol=1e-5)
+
+
+@each_layout
+@each_shift
+def test_rotary_positions_in_windows(grid: tuple[int, ...], window: tuple[int, ...], shift: bool) -> None:
+    """Tokens, padding among them, are turned as if each window were an image of its own."""
+    torch.manual_seed(0)
+    mixer = build_mixer({"name": "softmax", "position": "rotary"}, 12, 2, len(grid), qkv_bias=True)
+    block = WindowMixerBlock(mixer, window, shift).double()
+    torch.nn.init.normal_(block.relative_position.table)
+    x = torch.randn(2, torch.Size(grid).numel(), 12, dtype=torch.float64, requires_grad=True)
+    results = []
+    for at_once in (True, False):
+        mixer.takes_windows = at_once
+        out = block._mix(x, grid)
+        results.append([out, *torch.autograd.grad(out.sin().sum(), [x, *mixer.parameters()])])
+    for found, wanted in zip(*results):
+        torch.testing.assert_close(found, wanted)

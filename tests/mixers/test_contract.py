@@ -260,14 +260,16 @@ class OnGrid(torch.nn.Module):
 @each_mixer
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_traces(name: str) -> None:
-    """As TorchScript it can be saved and read by what does not know this package."""
+    """As TorchScript it can be saved, read by what does not know this package, and run on any number of samples."""
     grid = some_grid(name, [(5, 3), (5, 3, 1)])
     model, x = OnGrid(build(name, grid), grid).eval(), tokens(grid)
     with torch.no_grad():
         traced, buffer = torch.jit.trace(model, x), io.BytesIO()
         torch.jit.save(traced, buffer)
         buffer.seek(0)
-        torch.testing.assert_close(torch.jit.load(buffer)(x), model(x))
+        loaded = torch.jit.load(buffer)
+        for batch in (x, x[:1], torch.cat([x, 2 * x, x.flip(1)])):
+            torch.testing.assert_close(loaded(batch), model(batch))
 
 
 @each_mixer

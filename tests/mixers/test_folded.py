@@ -57,6 +57,15 @@ def test_mostly_constant_tokens(spec: dict[str, Any]) -> None:
         assert (fast - exact).norm() <= 1e-3 * max(exact.norm(), 0.01 * largest)
 
 
+@pytest.mark.parametrize("n", [256, 257, 259, 330])
+def test_bound_in_float32(n: int) -> None:
+    """Where the bound acts nothing flows through the denominator, whatever the rounding of its reciprocal."""
+    torch.manual_seed(0)
+    mixer, x = build_mixer("relu_linear", 16, 2, 2), torch.randn(1, n, 16, requires_grad=True)
+    for fast, plain in zip(results(mixer, x, (n, 1), True), results(mixer, x, (n, 1), False)):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_where() -> None:
     """With many tokens in full precision, and nowhere else."""
     mixer = build_mixer("linear", 12, 3, 2)

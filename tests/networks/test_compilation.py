@@ -93,6 +93,16 @@ def test_compiles_whole_in_3d(network: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{"norm_name": "batch"}, {"block": {"local_concentration": True}}], ids=str)
+def test_compiles_with_checkpoints_and_batch_norms(options: dict) -> None:
+    """Whose statistics a step changes once."""
+    check_compiled(build("unetr", "softmax", 2, use_checkpoint=True, **options), images(2)[0], "aot_eager")
+    net = build("unetr", "softmax", 2, use_checkpoint=True, **options)
+    gradients(net, torch.compile(net, fullgraph=True, backend="aot_eager"), images(2)[0])
+    assert {int(count) for key, count in net.state_dict().items() if key.endswith("num_batches_tracked")} == {1}
+
+
+@pytest.mark.slow
 def test_the_default_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inductor, which writes and builds C++."""
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -126,6 +136,18 @@ def test_exports_with_open_sizes(network: str, mixer: str, dims: int) -> None:
     open_sizes = {axis: torch.export.Dim.DYNAMIC for axis in range(2, dims + 2)}
     exported = torch.export.export(net, (first,), dynamic_shapes=(open_sizes,)).module()
     for x in [first, *others]:
+        torch.testing.assert_close(main_output(exported(x)), main_output(net(x)), rtol=1e-4, atol=1e-5)
+
+
+@quiet
+@torch.no_grad()
+def test_sima_exports_for_few_and_many_tokens() -> None:
+    """Fewer tokens than channels of a head, or more."""
+    net = build("vit", "sima", 2, hidden_size=64, num_heads=2).eval()
+    sizes = {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)}
+    for example, other in (((36, 40), (9, 12)), ((9, 12), (36, 40))):
+        exported = torch.export.export(net, (torch.randn(1, 1, *example),), dynamic_shapes=(sizes,)).module()
+        x = torch.randn(1, 1, *other)
         torch.testing.assert_close(main_output(exported(x)), main_output(net(x)), rtol=1e-4, atol=1e-5)
 
 
@@ -194,7 +216,9 @@ def check_trace(net: torch.nn.Module, x: torch.Tensor) -> None:
     torch.jit.save(torch.jit.trace(net, torch.zeros_like(x), check_trace=False, strict=False), buffer)
     buffer.seek(0)
     loaded = torch.jit.load(buffer)
-    torch.testing.assert_close(main_output(loaded(x)), main_output(net(x)), rtol=1e-4, atol=1e-5)
+    # the batch of a trace stays open
+    for batch in (x, x[:1], torch.cat([x, x.flip(-1), 2 * x])):
+        torch.testing.assert_close(main_output(loaded(batch)), main_output(net(batch)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
