@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_write", "remove_leftovers"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["atomic_write", "hold_folder", "release_folder", "remove_leftovers"]
+
+LOCK = ".training.lock"
+_held: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
@@ -49,6 +57,39 @@ def remove_leftovers(path: str | os.PathLike) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
+
+
+def hold_folder(folder: str | os.PathLike) -> bool:
+    """Whether this process has the folder to itself, until ``release_folder`` or its end, however it ends.
+
+    A lock of the operating system on a hidden file. Where there are none (Windows, some network file systems), True.
+    """
+    folder = Path(folder).resolve()
+    if fcntl is None or folder in _held:
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            # by process: the workers of a data loader that outlive their parent do not hold it
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            return not isinstance(error, (BlockingIOError, PermissionError))
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
+                _held[folder] = descriptor
+                return True
+        os.close(descriptor)  # its holder has removed it meanwhile
+
+
+def release_folder(folder: str | os.PathLike) -> None:
+    """Let other processes have the folder."""
+    descriptor = _held.pop(Path(folder).resolve(), None)
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            (Path(folder) / LOCK).unlink()
+        os.close(descriptor)
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

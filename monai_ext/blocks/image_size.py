@@ -8,6 +8,17 @@ import torch
 import torch.nn.functional as F
 
 
+def check_widths(**widths: int | None) -> None:
+    """Refuse numbers of channels that are none.
+
+    Raises:
+        ValueError: for a width below 1; None is passed over.
+    """
+    for name, width in widths.items():
+        if width is not None and width < 1:
+            raise ValueError(f"{name} must be at least 1, got {width}.")
+
+
 def check_image(x: torch.Tensor, in_channels: int, spatial_dims: int, network: str) -> None:
     """Refuse an input that the network cannot mean.
 

@@ -316,7 +316,7 @@ def _classifier(given: _Given, step: tuple[int, int, int]) -> Plan:
 
 def _classes(found: Survey, task: str, plan: Plan, names: Sequence[str], reasons: dict[str, str]) -> None:
     if task == "segmentation":
-        values = sorted(found.values)
+        values = found.class_values
         plan.class_names = ["background", *names]
         plan.values = None if values == list(range(len(values))) or found.one_hot else values
         total = sum(found.values.values())

@@ -161,7 +161,7 @@ def _segmentation(bundle: Bundle, made: dict[str, Config]) -> None:
         ]
     save: Config = {"keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg"}
     save |= {"inputs": "@datalist"} if bundle.channel_files == 1 else {}
-    save |= dict.fromkeys(("values", "volume_values"), plan.values) if plan.values and min(plan.values) >= 0 else {}
+    save |= dict.fromkeys(("values", "volume_values"), plan.values) if plan.values else {}
     inference["postprocessing"]["transforms"] = [
         *steps,
         {"_target_": "monai_ext.data.save.SaveLikeInputd", **save},

@@ -81,6 +81,8 @@ def new_bundle(
         ValueError, FileNotFoundError: an option, or the data as a whole, cannot be used.
     """
     _check(task, mixer, device, source)
+    if sample < 1:
+        raise ValueError(f"--sample must be at least 1 image, got {sample}.")
     folder_name, remark = bundle_name(name, task)
     root = (Path(out).expanduser() / folder_name).resolve()
     if root.exists() and not overwrite:
@@ -194,7 +196,7 @@ def _class_names(task: str, found: Survey, pairs: Pairs, source: Source) -> list
     if task == "classification":
         known = sorted(found.classes, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     elif task == "segmentation":
-        values = sorted(found.values)
+        values = found.class_values
         plain = "foreground" if len(values) == 2 else "class {}"
         known = [pairs.class_names.get(value, plain.format(value)) for value in values][1:]
     else:
@@ -205,7 +207,7 @@ def _class_names(task: str, found: Survey, pairs: Pairs, source: Source) -> list
     if len(given) != len(known):
         raise ValueError(
             f"--class_names gives {len(given)} names, {', '.join(given)}; the labels have {len(known)} classes beside "
-            f"the background, stored as {', '.join(map(str, sorted(found.values)[1:]))}."
+            f"the background, stored as {', '.join(map(str, found.class_values[1:]))}."
         )
     return given
 

@@ -83,6 +83,9 @@ def data_remarks(bundle: Bundle, splits: dict[str, str]) -> list[Finding]:
         warn("empty label", f"{len(found.empty)} labels hold nothing but background: {some(found.empty)}")
     if not found.pictures and found.dims == 3 and np.ptp(found.spacings, axis=0).max() > 1e-3:
         warn("mixed spacing", f"spacing differs, {_span(found.spacings.min(0), found.spacings.max(0))} mm: resampled")
+    negative = [value for value in found.values if value < 0]
+    if negative and 0 in found.values:
+        warn("negative values", f"labels hold {some(sorted(negative))}: each is a class of its own, that is learnt too")
     if found.values and 0 not in found.values:
         warn("no background", f"no label holds 0: the lowest value, {min(found.values)}, is taken for the background")
     rare = [name for name, number in found.classes.items() if number < 3]
@@ -102,8 +105,8 @@ def readme(bundle: Bundle, pairs: Pairs, splits: dict[str, str], total: int, fin
     found, plan, name, task = bundle.found, bundle.plan, bundle.name, bundle.task
     names = plan.class_names or [f"channel {n}" for n in range(found.channels)]
     output = {
-        "segmentation": "a label map as uint8 with the size, affine and orientation of the input, `<name>_seg`, and a "
-        "picture",
+        "segmentation": "a label map of whole numbers with the size, affine and orientation of the input, "
+        "`<name>_seg`, and a picture",
         "classification": "`predictions.csv` with the probability of every class, and pictures",
         "denoising": "the denoised image on the grid and in the intensities of the input, `<name>_denoised`, and a "
         "picture",
@@ -115,8 +118,7 @@ def readme(bundle: Bundle, pairs: Pairs, splits: dict[str, str], total: int, fin
     mixer = "network_def#network#mixer" if task == "denoising" else "network_def#mixer"
     values = (
         f" The labels' values {', '.join(map(str, plan.values))} become classes 0 to {len(plan.values) - 1}; what "
-        f"inference writes holds {'the values' if min(plan.values) >= 0 else 'the classes'}, and what a MONAI Label "
-        "server draws and learns from holds the classes."
+        "inference writes holds the values, and what a MONAI Label server draws and learns from holds the classes."
         if plan.values
         else ""
     )

@@ -85,6 +85,11 @@ def cases_of_table(images: Path, table: Path, slices: bool = False) -> Pairs:
             )
         (label,) = rest
     findings, cases, seen = [], [], set()
+    words = {row[split] for row in rows} if split else set()
+    if words and not any(word.lower() in SPLIT_NAMES for word in words):  # such as the numbers of folds
+        message = f"holds {some(sorted(words))}, none of {', '.join(SPLIT_NAMES)}: cases are split anew"
+        findings.append(Finding(f"column {split!r}", "passed over", message, warning=True))
+        split = None
     names = names_of([str(path) for path in found])
     for number, row in enumerate(rows, start=2):
         files = places.get(row[name], [])
@@ -100,6 +105,9 @@ def cases_of_table(images: Path, table: Path, slices: bool = False) -> Pairs:
             continue
         seen.add(files[0])
         said = SPLIT_NAMES.get(row[split].lower()) if split else None
+        if split and row[split] and said is None:
+            message = f"{table.name} row {number}: the split {row[split]!r} is none of {', '.join(SPLIT_NAMES)}"
+            findings.append(Finding(row[name], "unknown split", message))
         cases.append(Case(names[str(files[0])], (files[0],), row[label] or None, row[group] if group else None, said))
     if not cases:
         raise ValueError(

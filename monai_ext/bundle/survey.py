@@ -74,6 +74,11 @@ class Survey:
         return np.asarray([header.spacing for header in self.headers])
 
     @property
+    def class_values(self) -> list[int]:
+        """What the labels hold, in the classes' order: they rise, but 0, the background, comes first."""
+        return sorted(self.values, key=lambda value: (value != 0, value))
+
+    @property
     def problems(self) -> list[Finding]:
         return [finding for finding in self.findings if not finding.warning]
 

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from monai.data.folder_layout import default_name_formatter
-
 from monai_ext.data.manifest import Manifest, load_manifest
 from monai_ext.data.pascal_voc import read_boxes
 from monai_ext.data.pictures import is_picture
@@ -148,17 +146,6 @@ def _boxes_in(image: Path, folder: Path) -> list[dict[str, Any]]:
                 if not box.empty
             ]
     return [{"image": str(image)}]
-
-
-def output_name(meta: dict[str, Any], saver: Any) -> dict[str, Any]:
-    """For ``SaveImage``: what its output is named after.
-
-    MONAI cuts a name at its last dot, and so gives the folders ``1.2.840.1`` and ``1.2.840.2`` of two series one name.
-    """
-    names = default_name_formatter(meta, saver)
-    if Path(names["subject"]).is_dir():
-        names["subject"] += ".nii"
-    return names
 
 
 def _labels(root: Path, dataset: str | Path | None) -> set[Path]:

@@ -27,6 +27,10 @@ _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
+class VoxelTypeError(ValueError):
+    """Voxels of a kind that no network takes."""
+
+
 def is_nifti(path: PathLike) -> bool:
     """Whether the name is that of a NIfTI file; the file is not opened."""
     return f"{path}".lower().endswith(_NIFTI_SUFFIXES)
@@ -63,8 +67,15 @@ class NiftiReader(NibabelReader):
                 content = file.read()
             sizes = {order: int.from_bytes(content[:4], order) for order in ("little", "big")}
             kind = nib.Nifti2Image if 540 in sizes.values() else nib.Nifti1Image
-            return correct_nifti_header_if_necessary(kind.from_bytes(content))
-        return correct_nifti_header_if_necessary(nib.load(name, **kwargs))
+            image = kind.from_bytes(content)
+        else:
+            image = nib.load(name, **kwargs)
+        stored = image.get_data_dtype()
+        if stored.kind == "c":
+            raise VoxelTypeError(f"the voxels of {name} are complex numbers; save their magnitude as an image.")
+        if stored.kind == "V":
+            raise VoxelTypeError(f"the voxels of {name} are colours in one number; save a channel for each colour.")
+        return correct_nifti_header_if_necessary(image)
 
 
 class DicomSeriesReader(ImageReader):

@@ -42,7 +42,8 @@ class SaveLikeInputd(SaveImaged):
     other TIFF        .png, uint8      .tif, float32 (integers int32)         .tif, float32, a page a channel
     ================  ===============  =====================================  ==============================
 
-    More than 256 classes make labels uint16. A TIFF of several pages gives a TIFF of as many. Volumes get the file's
+    More than 256 classes, or greater values of classes, make labels uint16; values beyond, or below 0, make them int32
+    (pictures TIFF). A TIFF of several pages gives a TIFF of as many. Volumes get the file's
     affine. A picture gets the file's width and height, row by row, and the file's EXIF orientation: where a camera
     was turned, programs that heed the mark turn image and result alike, and programs that do not turn neither. One
     channel is saved in grey, three in colour. A file is written whole or not at all.
@@ -208,7 +209,10 @@ def _valued(classes: np.ndarray, values: np.ndarray | None, name: str) -> np.nda
         return classes
     if classes.max() >= len(values):
         raise ValueError(f"{name} holds the class {classes.max()}, values has {len(values)} classes.")
-    return values[classes].astype(np.uint8 if values.max() < 256 else np.uint16)
+    for dtype in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= values.min() and values.max() <= np.iinfo(dtype).max:
+            return values[classes].astype(dtype)
+    raise ValueError(f"{name}: the values {values.min()} to {values.max()} of the classes do not fit into 32 bits.")
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:

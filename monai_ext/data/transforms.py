@@ -22,7 +22,15 @@ from monai.utils import ensure_tuple
 
 from monai_ext.data.case_name import name_of
 from monai_ext.data.pictures import PictureError, is_picture
-from monai_ext.data.readers import DicomSeriesReader, NiftiReader, PictureReader, RowReader, is_dicom, is_nifti
+from monai_ext.data.readers import (
+    DicomSeriesReader,
+    NiftiReader,
+    PictureReader,
+    RowReader,
+    VoxelTypeError,
+    is_dicom,
+    is_nifti,
+)
 from monai_ext.data.rows import file_behind, is_row
 
 __all__ = ["CheckVolumed", "LoadVolumed", "VolumeSpacingd", "check_datalist"]
@@ -96,7 +104,7 @@ class LoadVolumed(LoadImaged):
             names = ", ".join(map(str, paths))
             try:
                 loaded = self._loader(d[key], chosen)
-            except (MemoryError, PermissionError, PictureError):
+            except (MemoryError, PermissionError, PictureError, VoxelTypeError):
                 raise
             except (ValueError, FileNotFoundError) as error:
                 if chosen in (self.dicom_reader, self.row_reader):  # their own sentences

@@ -89,7 +89,7 @@ def _read_nifti(path: Path) -> Volume:
     """
     try:
         raw = path.read_bytes()
-        if path.name.endswith(".gz"):
+        if path.name.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error

@@ -18,8 +18,9 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
 
-from monai_ext.files import remove_leftovers
+from monai_ext.files import hold_folder, release_folder, remove_leftovers
 from monai_ext.handlers.checkpoints import bare_network, load_into, network_options, read_checkpoint, save_checkpoint
+from monai_ext.handlers.interrupts import KeepInterrupts
 
 __all__ = ["TrainingStateHandler"]
 
@@ -34,6 +35,8 @@ class TrainingStateHandler:
     states. It is written after everything else at the end of an epoch (validation, metrics, schedule, logs),
     whatever the place of this handler in the list, so that a resumed run starts at the next epoch. A run killed
     within an epoch does that epoch again; ``EpochSeedHandler`` makes it the same epoch.
+
+    While it is attached, an interrupt (Ctrl-C) ends the training wherever it comes, see ``KeepInterrupts``.
 
     Attach it on every process: all of them restore, only the first one writes. The random states are those of the
     first process and are restored where there is one process only.
@@ -51,7 +54,7 @@ class TrainingStateHandler:
 
     Raises:
         FileNotFoundError: resuming, and there is no file.
-        ValueError: resuming, and the file is damaged or from another network.
+        ValueError: resuming, and the file is damaged or from another network; another process trains into its folder.
         OSError: disk full; the old file is kept.
     """
 
@@ -82,18 +85,28 @@ class TrainingStateHandler:
         self.resume = f"{resume}".lower() == "true"  # any text would be true
 
     def attach(self, engine: Engine) -> None:
+        KeepInterrupts().attach(engine)
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.COMPLETED, self._leave)
+        engine.add_event_handler(Events.TERMINATE, self._leave)
         engine.add_event_handler(Events.EPOCH_STARTED, self._attach_last)
 
     def start(self, engine: Engine) -> None:
         """Restore the state if asked to; otherwise a run begins afresh and will overwrite the file."""
         engine.state.saved_training_state = None
         if idist.get_rank() == 0:
+            if not hold_folder(self.path.parent):
+                raise ValueError(
+                    f"another training writes into {self.path.parent}: wait for its end, or give another output_dir."
+                )
             remove_leftovers(self.path)
         if self.resume:
             if not self.path.is_file():
                 raise FileNotFoundError(f"nothing to resume from: there is no {self.path}; start without resuming.")
             self.load_state(engine, read_checkpoint(self.path, "the state of a training run"))
+
+    def _leave(self) -> None:
+        release_folder(self.path.parent)
 
     def _attach_last(self, engine: Engine) -> None:
         # All other handlers are attached by now, so this one comes after them.

@@ -13,7 +13,7 @@ from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.block_options import BlockOptions
 from monai_ext.blocks.conv_stem import ConvStem
-from monai_ext.blocks.image_size import check_image
+from monai_ext.blocks.image_size import check_image, check_widths
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.patch_merging import PATCH_MERGING
 from monai_ext.blocks.swin_stage import SwinStage, accept_monai_stages
@@ -92,6 +92,7 @@ class MixerSwin(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
+        check_widths(in_channels=in_channels, feature_size=feature_size, num_classes=num_classes)
         if not hidden_states and not classification:
             raise ValueError("hidden_states=False leaves an encoder nothing to give: set classification.")
         if spatial_dims not in (2, 3):

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 
-from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
+from monai_ext.blocks.image_size import check_image, check_widths, crop_to, pad_to_multiple
 from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.monai_weights import accept_monai_weights
@@ -82,9 +82,8 @@ class MixerSwinUNETR(nn.Module):
         dropout: float | None = None,
         full_resolution_size: int | None = None,
     ) -> None:
-        if full_resolution_size is not None and full_resolution_size < 1:
-            raise ValueError(f"full_resolution_size must be at least 1, got {full_resolution_size}.")
         super().__init__()
+        check_widths(out_channels=out_channels, feature_size=feature_size, full_resolution_size=full_resolution_size)
         self.in_channels, self.spatial_dims, self.use_checkpoint = in_channels, spatial_dims, use_checkpoint
         self.swin = MixerSwin(
             in_channels,

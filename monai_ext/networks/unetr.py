@@ -10,7 +10,7 @@ import torch.nn as nn
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.utils import ensure_tuple_rep
 
-from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple
+from monai_ext.blocks.image_size import check_image, check_widths, crop_to, pad_to_multiple
 from monai_ext.blocks.lean_convolutions import keep_less
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.monai_weights import accept_monai_weights
@@ -81,6 +81,7 @@ class MixerUNETR(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
+        check_widths(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size)
         steps = patch_size.bit_length() - 1 if isinstance(patch_size, int) and patch_size > 1 else 0
         if steps < 1 or 1 << steps != patch_size:
             raise ValueError(f"patch_size must be 2, 4, 8, 16 … for the steps of the decoder, got {patch_size!r}.")

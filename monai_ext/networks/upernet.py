@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from monai.utils import ensure_tuple_rep
 
-from monai_ext.blocks.image_size import check_image, crop_to, pad_to_multiple, resize_to
+from monai_ext.blocks.image_size import check_image, check_widths, crop_to, pad_to_multiple, resize_to
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.plain_pyramid import PlainPyramid
 from monai_ext.blocks.uper_head import NORM, POOL_SIZES, UPerHead
@@ -94,6 +94,7 @@ class MixerViTUPerNet(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
+        check_widths(out_channels=out_channels, head_channels=head_channels)
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.vit = MixerViT(
@@ -228,6 +229,7 @@ class MixerSwinUPerNet(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
+        check_widths(out_channels=out_channels, head_channels=head_channels)
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
         self.swin = MixerSwin(
             in_channels,

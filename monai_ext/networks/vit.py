@@ -10,7 +10,7 @@ import torch.nn as nn
 from monai.utils import ensure_tuple_rep
 
 from monai_ext.blocks.block_options import BlockOptions
-from monai_ext.blocks.image_size import check_image
+from monai_ext.blocks.image_size import check_image, check_widths
 from monai_ext.blocks.metadata import beside_metadata
 from monai_ext.blocks.mixer_block import MixerBlock
 from monai_ext.blocks.patch_embedding import TokenEmbedding
@@ -85,6 +85,7 @@ class MixerViT(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
+        check_widths(in_channels=in_channels, hidden_size=hidden_size, mlp_dim=mlp_dim, num_classes=num_classes)
         self.hidden_states = hidden_states
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")

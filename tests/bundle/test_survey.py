@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,11 @@ def test_grey_saved_as_colour_is_grey_and_alpha_is_dropped(tmp_path: Path) -> No
     assert found.channels == 1 and found.headers[0].dtype == "uint16" and found.intensity["most"] > 255
 
 
+def test_the_background_comes_first() -> None:
+    assert Survey(values=Counter({-1: 3, 0: 9, 1: 4})).class_values == [0, -1, 1]
+    assert Survey(values=Counter({3: 3, 1: 9})).class_values == [1, 3]
+
+
 def test_tables_and_lists(tmp_path: Path) -> None:
     data = own_data.classes(tmp_path / "data", 4)
     rows = [f"{name}/{number}.png;{name};p{number // 2}" for name in ("bright", "dark") for number in range(4)]
@@ -136,6 +142,16 @@ def test_tables_and_lists(tmp_path: Path) -> None:
         (c, f"p{n}") for c in ("bright", "dark") for n in (0, 1)
     }
     assert "no image is called so" in pairs.findings[0].message
+    table = [f"{row};{'test' if number % 2 else 'holdout'}" for number, row in enumerate(rows)]
+    (tmp_path / "s.csv").write_text("\n".join(["file;diagnosis;patient;split", *table]), encoding="utf-8")
+    found = find_cases("classification", Source(str(data), labels_csv=str(tmp_path / "s.csv"))).findings
+    assert len(found) == 4 and not found[0].warning
+    assert found[0].message.startswith("s.csv row 2: the split 'holdout' is none of train")
+    table = [f"{row};{number % 3}" for number, row in enumerate(rows)]
+    (tmp_path / "f.csv").write_text("\n".join(["file;diagnosis;patient;fold", *table]), encoding="utf-8")
+    pairs = find_cases("classification", Source(str(data), labels_csv=str(tmp_path / "f.csv")))
+    assert pairs.findings[0].warning and "cases are split anew" in pairs.findings[0].message
+    assert {case.split for case in pairs.cases} == {None}
     folder = own_data.volumes(tmp_path / "volumes", 3)
     entries = [{"image": f"imagesTr/case_0{n}.nii.gz", "label": f"labelsTr/case_0{n}.nii.gz"} for n in range(3)]
     content = {"labels": {"0": "background", "1": "lesion"}, "training": entries[:2], "test": [entries[2]["image"]]}
@@ -165,6 +181,7 @@ def test_the_task_is_part_of_the_name() -> None:
         ({"source": Source("x", labels="y", datalist="z")}, "give one"),
         ({"source": Source("x", labels_csv="y")}, "classes of whole images"),
         ({"source": Source("x", dims=4)}, "neither 2 nor 3"),
+        ({"sample": 0}, "--sample must be at least 1 image, got 0"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -246,6 +246,25 @@ def test_false_as_text(name: str, train: Callable[..., Outcome]) -> None:
     assert found == f"--{name} false is text, which counts as true: write --{name} False."
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("max_epochs", 0, "--max_epochs 0: whole numbers from 1 on are possible."),
+        ("max_epochs", "abc", "--max_epochs abc: a number, such as 84, is expected."),
+        ("batch_size", 1.5, "--batch_size 1.5: whole numbers from 1 on are possible."),
+        ("seed", -5, "--seed -5: whole numbers from 0 on are possible."),
+        ("learning_rate", -1, "--learning_rate -1: numbers from 0 on are possible."),
+        ("patch_size", "[40,56]", "--patch_size [40, 56]: a size for each of 3 axes is expected"),
+        ("patch_size", "[0,0,0]", "--patch_size [0, 0, 0]: whole numbers from 1 on are possible."),
+        ("train#dataset#progress", "maybe", "--train#dataset#progress maybe: write True or False."),
+        ("network_def#feature_size", -4, "feature_size must be at least 1, got -4."),
+        ("device", "cuda:99", "--device cuda:99: this machine has "),
+    ],
+)
+def test_an_impossible_value(name: str, value: Any, sentence: str, train: Callable[..., Outcome]) -> None:
+    assert train(f"--{name}", f"{value}").sentence.startswith(sentence)
+
+
 # weights and training states
 
 

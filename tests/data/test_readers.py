@@ -14,6 +14,9 @@ from monai.transforms import Compose, Orientation
 from monai_ext.data.readers import DicomSeriesReader, NiftiReader, is_dicom, is_nifti
 from monai_ext.data.transforms import LoadVolumed
 
+# not numbers that a network takes
+COMPLEX = np.zeros((3, 4, 5), np.complex64)
+COLOURS = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
 SPACING = (0.7, 1.3, 2.6)  # mm
 SHAPE = (6, 5, 4)
 
@@ -179,4 +182,13 @@ def test_a_flipped_bit_in_gzip_is_noticed(tmp_path: Path, kind: type) -> None:
     path.write_bytes(damaged)
     assert nib.load(path).get_fdata().shape == array.shape, "nibabel takes it"
     with pytest.raises(ValueError, match=r"a\.nii\.gz .* is truncated, damaged or no image \(CRC check failed"):
+        LoadVolumed("image")({"image": str(path)})
+
+
+@pytest.mark.parametrize(("voxels", "word"), [(COMPLEX, "complex numbers"), (COLOURS, "colours in one number")])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_that_are_no_numbers(tmp_path: Path, voxels: np.ndarray, word: str, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    with pytest.raises(ValueError, match=f"^the voxels of .*a{suffix} are {word}"):
         LoadVolumed("image")({"image": str(path)})

@@ -127,6 +127,25 @@ def test_pixel_values_of_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_picture(tmp_path / "out/a_seg.png")[0], many[0])
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [((0, 255), np.uint8), ((0, 1000), np.uint16), ((0, 70000), np.int32), ((0, -1), np.int32)],
+    ids=str,
+)
+def test_values_come_back_whatever_they_are(tmp_path: Path, values: tuple[int, int], dtype: type) -> None:
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((4, 5, 6), np.float32), AFFINE), tmp_path / "b.nii.gz")
+    array = labels(4, 5, 6, classes=2)
+    save = SaveLikeInputd("pred", tmp_path / "out", values=values, volume_values=values)
+    save(prediction(loaded(tmp_path / "b.nii.gz"), array))
+    written = np.asarray(nib.load(tmp_path / "out/b_seg.nii.gz").dataobj)
+    assert written.dtype == dtype
+    np.testing.assert_array_equal(written, np.asarray(values)[array[0].astype(int)])
+    flat = labels(*UPRIGHT, classes=2)
+    save(prediction(loaded(picture(tmp_path / "a.png")), flat))
+    (written_picture,) = (tmp_path / "out").glob("a_seg.*")
+    np.testing.assert_array_equal(read_picture(written_picture)[0], np.asarray(values)[flat[0].astype(int)])
+
+
 def test_probabilities(tmp_path: Path) -> None:
     array = torch.softmax(torch.randn(3, *UPRIGHT), 0)
     save = SaveLikeInputd("pred", tmp_path / "out", content="probabilities", output_postfix="prob")
