@@ -66,7 +66,6 @@ def decayed_product(
     """
     state: torch.Tensor | None = None
     for block in _blocks(rows, columns, direction, size):
-        state = None if block.begins else state
         ta, tb, tc = (block.chunks(t) for t in (a, b, c))
         out = None
         if block.whole:
@@ -108,7 +107,6 @@ def decayed_pair(
     """
     state: torch.Tensor | None = None
     for block in _blocks(rows, columns, direction, size):
-        state = None if block.begins else state
         ta, tb, tc, td = (block.chunks(t) for t in (a, b, c, d))
         outs = None
         if block.whole:
@@ -183,7 +181,7 @@ class _Block:
         Args:
             b: (B, H, G, L, I).
             c: (B, H, G, L, J).
-            state: sums of ``b_s c_s`` (B, H, 1, I, J) that the block begins with.
+            state: sums of ``b_s c_s`` (B, H, 1, I, J) that the block before has left.
 
         Returns:
             the factors of the tokens (B, H, G, L, 1), the states that they read (B, H, G, I, J) and the one that the
@@ -194,7 +192,7 @@ class _Block:
         reach, kept = (x.exp(), (step - y).exp_()) if self.way == BACK else ((step - y).exp_(), x.exp())
         keep = (edges.unsqueeze(-1) - edges.unsqueeze(-2)).to(b.dtype).exp_().tril_()
         added = (b * kept.unsqueeze(-1)).transpose(-2, -1) @ c
-        if state is None:
+        if state is None or self.begins:
             state = torch.zeros_like(added[:, :, :1])
         parts = (state, added) if self.way == BACK else (added, state)
         keep = keep if self.way == BACK else keep.transpose(-2, -1)

@@ -191,9 +191,10 @@ def _moved(x: torch.Tensor, gap: int, shifts: list[int]) -> list[torch.Tensor]:
     All are views of one copy: the zeros between two rows end the one and begin the other.
     """
     *rows, columns, channels = x.shape
-    flat = x.new_empty(math.prod(rows) * (columns + gap) + gap + max(shifts), channels)
-    body = flat[: math.prod(rows) * (columns + gap)].view(*rows, columns + gap, channels)
+    size = math.prod(rows) * (columns + gap)
+    flat = x.new_empty(size + gap + max(shifts), channels)
+    body = flat[:size].view(*rows, columns + gap, channels)
     body[..., :gap, :] = 0
     body[..., gap:, :] = x
-    flat[len(flat) - gap - max(shifts) :] = 0
-    return [flat[gap + shift :][: body[..., 0].numel()].view(body.shape) for shift in shifts]
+    flat[size:] = 0
+    return [flat[gap + shift :][:size].view(body.shape) for shift in shifts]

@@ -163,9 +163,10 @@ class _Plan:
         self.step = max(1, min(tokens, cells // (images * states * width)))
         self.reverse, self.tokens = reverse, tokens
         self.acc = torch.promote_types(u.dtype, torch.float32)
-        batches = [slice(i, min(i + images, batch)) for i in range(0, batch, images)]
-        if torch.jit.is_tracing():
-            batches = [slice(0, batch)]  # whole, so that the trace takes any
+        if torch.jit.is_tracing():  # the batch whole, so that the trace takes any
+            batches = [slice(0, batch)]
+        else:
+            batches = [slice(i, min(i + images, batch)) for i in range(0, batch, images)]
         self.tasks = [
             (part, g, slice(e, min(e + width, (g + 1) * share)))
             for part in batches
